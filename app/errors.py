@@ -1,0 +1,190 @@
+"""Every way in which the service refuses or fails, one class for each thing that a caller can do about it.
+
+    ServiceError
+    ├── InvalidRequest            400  mend the request
+    │   ├── PromptTooLong         400  shorten the prompt
+    │   └── InvalidCursor         400  resume from a cursor that the stream has
+    ├── AuthenticationFailed      401  send a valid key
+    ├── NotAllowed                403  ask for permission
+    ├── NotFound                  404  mend the address
+    │   ├── ModelNotFound         404  use a name that GET /v1/models lists
+    │   └── StreamNotFound        404  the stream never was, or is somebody else's
+    ├── MethodNotAllowed          405  use a method that the route has
+    ├── IdempotencyConflict       409  use a new key for a new body
+    ├── StreamExpired             410  start again: the stream is past its retention
+    ├── BodyTooLarge              413  send less
+    ├── UnsupportedMediaType      415  send application/json
+    ├── TooManyStreams            429  wait until a stream of this key has ended
+    ├── RequestTimeout            408  allow more time, or ask for less
+    ├── InternalError             500  report it
+    ├── GenerationFailed          500  this request broke its generation; others are well
+    ├── Overloaded                503  wait `retry_after_s` and try again
+    ├── GeneratorUnavailable      503  try again: the replica is gone
+    └── Draining                  503  reconnect and resume
+
+The class carries what each protocol says of it, so that no edge decides on its own. Messages are written for clients: they
+hold no text of internal exceptions.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """An error that a client may see. `message` is a sentence; `param` names the field or header at fault."""
+
+    code: ClassVar[str] = "internal_error"
+    type: ClassVar[str] = "server_error"
+    http_status: ClassVar[int] = 500
+    grpc_status: ClassVar[str] = "INTERNAL"
+    ws_close_code: ClassVar[int] = 1011
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """The body of every HTTP error, in the shape that the OpenAI SDKs read."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class InvalidRequest(ServiceError):
+    code = "invalid_request"
+    type = "invalid_request_error"
+    http_status = 400
+    grpc_status = "INVALID_ARGUMENT"
+    ws_close_code = 1008
+
+
+class PromptTooLong(InvalidRequest):
+    code = "context_length_exceeded"
+
+
+class InvalidCursor(InvalidRequest):
+    code = "invalid_cursor"
+    grpc_status = "OUT_OF_RANGE"
+
+
+class AuthenticationFailed(ServiceError):
+    code = "invalid_api_key"
+    type = "authentication_error"
+    http_status = 401
+    grpc_status = "UNAUTHENTICATED"
+    ws_close_code = 1008
+
+
+class NotAllowed(ServiceError):
+    code = "permission_denied"
+    type = "permission_error"
+    http_status = 403
+    grpc_status = "PERMISSION_DENIED"
+    ws_close_code = 1008
+
+
+class NotFound(ServiceError):
+    code = "not_found"
+    type = "invalid_request_error"
+    http_status = 404
+    grpc_status = "NOT_FOUND"
+    ws_close_code = 1008
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+class StreamNotFound(NotFound):
+    code = "stream_not_found"
+
+
+class MethodNotAllowed(ServiceError):
+    code = "method_not_allowed"
+    type = "invalid_request_error"
+    http_status = 405
+    grpc_status = "UNIMPLEMENTED"
+    ws_close_code = 1008
+
+
+class IdempotencyConflict(ServiceError):
+    code = "idempotency_conflict"
+    type = "invalid_request_error"
+    http_status = 409
+    grpc_status = "ALREADY_EXISTS"
+    ws_close_code = 1008
+
+
+class StreamExpired(ServiceError):
+    code = "stream_expired"
+    type = "invalid_request_error"
+    http_status = 410
+    grpc_status = "NOT_FOUND"
+    ws_close_code = 1008
+
+
+class BodyTooLarge(ServiceError):
+    code = "body_too_large"
+    type = "invalid_request_error"
+    http_status = 413
+    grpc_status = "RESOURCE_EXHAUSTED"
+    ws_close_code = 1009
+
+
+class UnsupportedMediaType(ServiceError):
+    code = "unsupported_media_type"
+    type = "invalid_request_error"
+    http_status = 415
+    grpc_status = "INVALID_ARGUMENT"
+    ws_close_code = 1008
+
+
+class TooManyStreams(ServiceError):
+    code = "too_many_streams"
+    type = "rate_limit_error"
+    http_status = 429
+    grpc_status = "RESOURCE_EXHAUSTED"
+    ws_close_code = 1013
+    retryable = True
+
+
+class RequestTimeout(ServiceError):
+    code = "timeout"
+    type = "timeout_error"
+    http_status = 408
+    grpc_status = "DEADLINE_EXCEEDED"
+    ws_close_code = 1011
+
+
+class InternalError(ServiceError):
+    pass
+
+
+class GenerationFailed(ServiceError):
+    code = "generation_failed"
+
+
+class Overloaded(ServiceError):
+    code = "overloaded"
+    http_status = 503
+    grpc_status = "RESOURCE_EXHAUSTED"
+    ws_close_code = 1013
+    retryable = True
+
+
+class GeneratorUnavailable(ServiceError):
+    code = "generator_unavailable"
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
+    ws_close_code = 1011
+    retryable = True
+
+
+class Draining(ServiceError):
+    code = "draining"
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
+    ws_close_code = 1012
+    retryable = True

@@ -1,0 +1,98 @@
+"""What the service needs of the world, as protocols: a tokenizer, generators, a clock.
+
+The deployments implement them over Ray; the tests have fakes, and each port has a contract suite that runs on both.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import msgspec
+
+from app.schema.requests import GenerationRequest
+from app.schema.tokens import Job, TokenBatch
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
+    """What the ingress must know of a model to validate for it and to write its text.
+
+    `tokenizer_json` is the serialised `tokenizers.Tokenizer`; `created` is Unix seconds.
+    """
+
+    name: str
+    created: int
+    owned_by: str
+    max_model_len_tokens: int
+    vocab_size: int
+    tokenizer_json: str
+    has_chat_template: bool
+
+
+class Tokenizer(Protocol):
+    """Turns prompts of one model into token ids."""
+
+    async def describe(self) -> ModelCard:
+        """The card of the model. Raises `GeneratorUnavailable` while no replica can answer."""
+        ...
+
+    async def encode(self, request: GenerationRequest) -> list[int]:
+        """The prompt's token ids, special tokens included.
+
+        Raises `InvalidRequest` for what the model's template refuses, `Overloaded` and `GeneratorUnavailable`.
+        """
+        ...
+
+
+class TokenSink(Protocol):
+    """Takes the tokens of one job. Called on the event loop, synchronously, in order, and never after the end."""
+
+    def feed(self, batch: TokenBatch) -> None: ...
+
+    def lost(self) -> None:
+        """The replica that generates is gone; nothing more will come from it."""
+        ...
+
+
+class Generation(Protocol):
+    """A job that a generator replica has accepted."""
+
+    @property
+    def replica(self) -> str: ...
+
+    def pause(self) -> None:
+        """Asks the engine to leave the sequences out of its batch. Tokens under way may still arrive. Returns at once."""
+        ...
+
+    def resume(self) -> None:
+        """Takes `pause` back. Returns at once."""
+        ...
+
+
+class Generator(Protocol):
+    """The replicas that generate for one model."""
+
+    @property
+    def capacity(self) -> int:
+        """Sequences that all known replicas together can run or hold waiting; 0 while there is none."""
+        ...
+
+    def open(self, job: Job, sink: TokenSink) -> AbstractAsyncContextManager[Generation]:
+        """Starts `job`; entering returns when a replica has accepted it, leaving frees its place in the engine.
+
+        Tokens may reach `sink` before entering returns. Entering raises `Overloaded`, `GeneratorUnavailable` or
+        `InvalidRequest`. Cancelling at any point frees the place as leaving does.
+        """
+        ...
+
+
+class Clock(Protocol):
+    def time(self) -> float:
+        """Unix seconds."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed moment; never goes back."""
+        ...
+
+    async def sleep(self, duration_s: float) -> None: ...

@@ -1,0 +1,1 @@
+"""The records that cross the service: requests, sampling parameters, tokens and frames."""

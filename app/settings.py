@@ -1,0 +1,112 @@
+"""The settings of an application: the `args` of its entry in `serve_config.yaml`, validated.
+
+Unknown keys are refused. Units are in the names. Every queue's bound is here.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SimulatedSettings(_Section):
+    """The pace of `engine: simulated`: seconds from admission to the first token, and between tokens."""
+
+    first_token_s: Seconds = 0.02
+    step_s: Seconds = 0.02
+
+
+class ModelSettings(_Section):
+    """One model: where it is, how it runs, how many replicas serve it."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] = "storyteller"
+    path: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    engine: Literal["transformers", "simulated"] = "transformers"
+    simulated: SimulatedSettings = SimulatedSettings()
+    max_model_len_tokens: PositiveInt = 2048
+    max_running_sequences: PositiveInt = 32
+    max_waiting_sequences: PositiveInt = 64
+    kv_cache_tokens: PositiveInt = 65536
+    prefill_chunk_tokens: PositiveInt = 512
+    min_replicas: PositiveInt = 1
+    max_replicas: PositiveInt = 2
+    cpus_per_replica: Annotated[float, Field(gt=0)] = 1.0
+    gpus_per_replica: Annotated[float, Field(gt=0)] = 1.0
+    tokenizer_replicas: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelSettings":
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas ({self.max_replicas}) is below min_replicas ({self.min_replicas})")
+        if self.kv_cache_tokens < self.max_model_len_tokens:
+            raise ValueError(
+                f"kv_cache_tokens ({self.kv_cache_tokens}) can't hold one sequence of max_model_len_tokens "
+                f"({self.max_model_len_tokens})"
+            )
+        return self
+
+    @property
+    def sequences_per_replica(self) -> int:
+        """Sequences that one replica takes, running and waiting."""
+        return self.max_running_sequences + self.max_waiting_sequences
+
+
+class IngressSettings(_Section):
+    replicas: PositiveInt = 1
+
+
+class StreamsSettings(_Section):
+    """How long streams are kept and how silence is treated."""
+
+    backend: Literal["memory", "redis"] = "memory"
+    redis_url: str | None = None
+    retention_s: Seconds = 600
+    grace_s: Seconds = 30
+    heartbeat_s: Seconds = 10
+    stall_timeout_s: Seconds = 3
+
+
+class LimitsSettings(_Section):
+    """What one request may ask for, and how long a reader may stand still."""
+
+    max_body_bytes: PositiveInt = 1_048_576
+    max_prompt_tokens: PositiveInt = 2048
+    max_output_tokens: PositiveInt = 2048
+    max_streams_per_key: PositiveInt = 64
+    reader_stall_timeout_s: Seconds = 30
+    request_timeout_s: Seconds = 600
+
+
+class AuthSettings(_Section):
+    keys_file: str | None = None
+
+
+class SafetySettings(_Section):
+    patterns_file: str | None = None
+
+
+class Settings(_Section):
+    """The whole of `args`."""
+
+    models: Annotated[list[ModelSettings], Field(min_length=1)] = [ModelSettings()]
+    ingress: IngressSettings = IngressSettings()
+    streams: StreamsSettings = StreamsSettings()
+    limits: LimitsSettings = LimitsSettings()
+    auth: AuthSettings = AuthSettings()
+    safety: SafetySettings = SafetySettings()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Settings":
+        names = [model.name for model in self.models]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two models have the same name: {', '.join(twice)}")
+        return self

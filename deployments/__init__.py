@@ -1,0 +1,1 @@
+"""Ray Serve deployments of the streaming service: thin shells around `app` and `deployments.engine`."""

@@ -25,7 +25,9 @@ class SimulatedSettings(_Section):
 class ModelSettings(_Section):
     """One model: where it is, how it runs, how many replicas serve it."""
 
-    name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] = "storyteller"
+    name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] = (
+        "storyteller"
+    )
     path: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -45,7 +47,9 @@ class ModelSettings(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> "ModelSettings":
         if self.max_replicas < self.min_replicas:
-            raise ValueError(f"max_replicas ({self.max_replicas}) is below min_replicas ({self.min_replicas})")
+            raise ValueError(
+                f"max_replicas ({self.max_replicas}) is below min_replicas ({self.min_replicas})"
+            )
         if self.kv_cache_tokens < self.max_model_len_tokens:
             raise ValueError(
                 f"kv_cache_tokens ({self.kv_cache_tokens}) can't hold one sequence of max_model_len_tokens "
@@ -72,6 +76,7 @@ class StreamsSettings(_Section):
     grace_s: Seconds = 30
     heartbeat_s: Seconds = 10
     stall_timeout_s: Seconds = 3
+    reader_window_tokens: PositiveInt = 256
 
 
 class LimitsSettings(_Section):

@@ -1,0 +1,59 @@
+"""Fits a request into its model's context: the checks that need the prompt's length and the model's vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from app.errors import InvalidRequest, PromptTooLong
+from app.ports import ModelCard
+from app.schema.requests import GenerationRequest
+from app.schema.sampling import SamplingParams
+from app.settings import LimitsSettings
+
+
+def check_vocabulary(request: GenerationRequest, card: ModelCard) -> None:
+    """Raises `InvalidRequest` when the request names a token that the model does not have, or a template that it lacks."""
+    _check_ids(request.prompt_token_ids or (), "prompt_token_ids", card)
+    _check_ids(request.sampling.logit_bias, "logit_bias", card)
+    _check_ids(request.sampling.stop_token_ids, "stop_token_ids", card)
+    if request.messages is not None and not card.has_chat_template:
+        raise InvalidRequest(f"The model {card.name} has no chat template; send a prompt.", param="messages")
+
+
+def fit_sampling(
+    request: GenerationRequest, prompt: Sequence[int], seed: int, card: ModelCard, limits: LimitsSettings
+) -> SamplingParams:
+    """The request's sampling parameters with its seed, and with `max_tokens` cut to what the context leaves.
+
+    Raises `InvalidRequest` for an empty prompt and `PromptTooLong` for one that leaves no room for a token.
+    """
+    if not prompt:
+        raise InvalidRequest("The prompt has no tokens.", param=prompt_field(request))
+    longest = min(limits.max_prompt_tokens, card.max_model_len_tokens - 1)
+    if len(prompt) > longest:
+        raise PromptTooLong(
+            f"The prompt has {len(prompt)} tokens, {len(prompt) - longest} more than the {longest} that are allowed.",
+            param=prompt_field(request),
+        )
+    room = min(card.max_model_len_tokens - len(prompt), limits.max_output_tokens)
+    max_tokens = min(request.sampling.max_tokens or room, room)
+    min_tokens = min(request.sampling.min_tokens, max_tokens)
+    return msgspec.structs.replace(request.sampling, seed=seed, max_tokens=max_tokens, min_tokens=min_tokens)
+
+
+def prompt_field(request: GenerationRequest) -> str:
+    """The name of the field that carries the prompt."""
+    if request.messages is not None:
+        return "messages"
+    return "prompt" if request.prompt is not None else "prompt_token_ids"
+
+
+def _check_ids(ids: Iterable[int], field: str, card: ModelCard) -> None:
+    for token_id in ids:
+        if not 0 <= token_id < card.vocab_size:
+            raise InvalidRequest(
+                f"{field} names the token {token_id}; the model's tokens are 0 to {card.vocab_size - 1}.",
+                param=field,
+            )

@@ -1,0 +1,1 @@
+"""Streams: what each one is made of, and the readers that follow it."""

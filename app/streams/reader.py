@@ -1,0 +1,110 @@
+"""A reader: follows one stream from a cursor and takes what is ready, coalesced, as frames.
+
+What a reader has not taken stays in the stream as tokens, so a reader that is slow costs no memory of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+
+from app.errors import InvalidCursor
+from app.schema.frames import Delta, Frame
+from app.streams.cursor import format_cursor
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from app.streams.stream import Stream
+
+
+class Reader:
+    """One follower of a stream. `on_ready` is called, synchronously, whenever there may be something new to take."""
+
+    def __init__(self, stream: Stream, positions: list[int], *, resumed: bool = False) -> None:
+        lengths = [len(choice.token_ids) for choice in stream.choices]
+        if any(position > length for position, length in zip(positions, lengths, strict=True)):
+            raise InvalidCursor(
+                f"The cursor {format_cursor(positions)} is beyond the stream, which is at {format_cursor(lengths)}.",
+                param="after",
+            )
+        self.stream = stream
+        self.ended = False
+        self.on_ready: Callable[[], None] | None = None
+        self._positions = positions
+        self._started = resumed
+
+    def take(self) -> list[Frame]:
+        """The frames that became ready since the last call, each choice's tokens in one delta; the terminal frame once.
+
+        Tokens that released no text wait for company, unless the request asks to see tokens.
+        """
+        stream = self.stream
+        frames: list[Frame] = []
+        if self.ended:
+            return frames
+        if not self._started:
+            self._started = True
+            frames.append(stream.start)
+        for index, choice in enumerate(stream.choices):
+            begin, end = self._positions[index], len(choice.token_ids)
+            if begin == end:
+                continue
+            text = choice.text(begin, end)
+            if text or stream.shows_tokens:
+                frames.append(self._delta(index, begin, end, text))
+        if stream.ending is not None:
+            self.ended = True
+            frames.append(stream.ending)
+        stream.progressed()
+        return frames
+
+    def behind(self) -> int:
+        """Tokens of the stream that this reader has not taken."""
+        if self.ended:
+            return 0
+        return sum(len(choice.token_ids) for choice in self.stream.choices) - sum(self._positions)
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """The frames from here to the terminal one, as they come. Closes the reader at the end, also under cancellation."""
+        loop = asyncio.get_running_loop()
+        with self:
+            while not self.ended:
+                ready: asyncio.Future[None] = loop.create_future()
+                self.on_ready = lambda ready=ready: None if ready.done() else ready.set_result(None)
+                taken = self.take()
+                for frame in taken:
+                    yield frame
+                if not taken:
+                    await ready
+
+    def close(self) -> None:
+        """Takes nothing more. The stream's `on_disconnect` decides what becomes of it when this was its last reader."""
+        self.on_ready = None
+        self.stream.leave(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _delta(self, index: int, begin: int, end: int, text: str) -> Delta:
+        self._positions[index] = end
+        cursor = str(end) if len(self._positions) == 1 else format_cursor(self._positions)
+        if not self.stream.shows_tokens:
+            return Delta(cursor, index, text, end - begin)
+        choice = self.stream.choices[index]
+        request = self.stream.request
+        return Delta(
+            cursor,
+            index,
+            text,
+            end - begin,
+            choice.token_ids[begin:end] if request.return_token_ids else None,
+            choice.logprobs[begin:end] if request.sampling.logprobs is not None else None,
+        )

@@ -1,0 +1,1 @@
+"""From token ids to the text that may leave: detokenizing, stop strings, log probabilities as text."""

@@ -1,0 +1,102 @@
+"""A generator whose tokens the test feeds, and a tokenizer with one token per letter."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import tokenizers
+from tokenizers import Regex, decoders, models, pre_tokenizers
+
+from app.errors import ServiceError
+from app.ports import ModelCard, TokenSink
+from app.schema.requests import GenerationRequest
+from app.schema.tokens import EngineFinish, Job, TokenBatch
+
+
+class FakeGeneration:
+    """One accepted job. `say` feeds text to the stream as if an engine had sampled it."""
+
+    replica = "replica-1"
+
+    def __init__(self, job: Job, sink: TokenSink) -> None:
+        self.job = job
+        self.sink = sink
+        self.calls: list[str] = []
+        self.counts = [len(ids) for ids in job.generated] or [0] * job.n
+
+    def pause(self) -> None:
+        self.calls.append("pause")
+
+    def resume(self) -> None:
+        self.calls.append("resume")
+
+    def say(self, text: str, *, choice: int = 0, finish: EngineFinish | None = None) -> None:
+        """Feeds the letters of `text` as tokens in one batch."""
+        ids = encode(text)
+        position = self.counts[choice]
+        self.counts[choice] += len(ids)
+        self.sink.feed(TokenBatch(self.job.key, choice, position, ids, finish))
+
+
+class FakeGenerator:
+    """Implements `app.ports.Generator`. `refusal` is raised instead of accepting."""
+
+    def __init__(self, capacity: int = 8) -> None:
+        self.capacity = capacity
+        self.refusal: ServiceError | None = None
+        self.generations: list[FakeGeneration] = []
+        self.running: set[int] = set()
+
+    @asynccontextmanager
+    async def open(self, job: Job, sink: TokenSink) -> AsyncIterator[FakeGeneration]:
+        if self.refusal is not None:
+            raise self.refusal
+        generation = FakeGeneration(job, sink)
+        self.generations.append(generation)
+        self.running.add(job.key)
+        try:
+            yield generation
+        finally:
+            self.running.discard(job.key)
+
+
+class FakeTokenizer:
+    """Implements `app.ports.Tokenizer` for `letters()`; `gate` lets a test hold or break `encode`."""
+
+    def __init__(self, name: str = "letters", max_model_len_tokens: int = 64) -> None:
+        self.card = ModelCard(
+            name=name,
+            created=1_790_000_000,
+            owned_by="tests",
+            max_model_len_tokens=max_model_len_tokens,
+            vocab_size=128,
+            tokenizer_json=letters().to_str(),
+            has_chat_template=True,
+        )
+        self.refusal: ServiceError | None = None
+
+    async def describe(self) -> ModelCard:
+        return self.card
+
+    async def encode(self, request: GenerationRequest) -> list[int]:
+        if self.refusal is not None:
+            raise self.refusal
+        text = request.prompt
+        if request.messages is not None:
+            text = "".join(message.content for message in request.messages)
+        return encode(text or "")
+
+
+def letters() -> tokenizers.Tokenizer:
+    """A tokenizer whose tokens are the ASCII letters, each with its code as id."""
+    tokenizer = tokenizers.Tokenizer(
+        models.WordLevel({chr(code): code for code in range(128)}, unk_token="?")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?m)."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+def encode(text: str) -> list[int]:
+    return [ord(letter) for letter in text]

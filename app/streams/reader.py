@@ -6,7 +6,7 @@ What a reader has not taken stays in the stream as tokens, so a reader that is s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
 from app.errors import InvalidCursor
@@ -67,7 +67,7 @@ class Reader:
             return 0
         return sum(len(choice.token_ids) for choice in self.stream.choices) - sum(self._positions)
 
-    async def frames(self) -> AsyncIterator[Frame]:
+    async def frames(self) -> AsyncGenerator[Frame, None]:
         """The frames from here to the terminal one, as they come. Closes the reader at the end, also under cancellation."""
         loop = asyncio.get_running_loop()
         with self:

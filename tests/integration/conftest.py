@@ -1,4 +1,4 @@
-"""One server for all integration tests: the shipped configuration with a second, simulated model beside the embedded one."""
+"""One server for all integration tests: the shipped configuration with two simulated models beside the embedded one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from tests.integration.cluster import Cluster, shipped_config
 
 SIMULATED = "pace"
 """The name of the simulated model. It has two replicas and makes a token of each stream every 20 ms."""
+SILENT = "silence"
+"""The name of another one, whose streams are silent for 63 s before their first token."""
 
 
 def integration_config(*, embedded_too: bool = True) -> dict[str, Any]:
@@ -28,7 +30,14 @@ def integration_config(*, embedded_too: bool = True) -> dict[str, Any]:
         "max_replicas": 2,
         "max_running_sequences": 128,
     }
-    args["models"] = [embedded, simulated] if embedded_too else [simulated]
+    silent = {
+        **simulated,
+        "name": SILENT,
+        "simulated": {"first_token_s": 63.0, "step_s": 0.02},
+        "min_replicas": 1,
+        "max_replicas": 1,
+    }
+    args["models"] = [embedded, simulated, silent] if embedded_too else [simulated]
     return config
 
 

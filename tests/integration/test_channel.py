@@ -36,7 +36,7 @@ def drive(cluster: Cluster, scenarios: list[str]) -> Results:
     finished = subprocess.run(
         [*command, *scenarios],
         cwd=ROOT,
-        env={**cluster.environment, **variables},
+        env={**cluster.environment, **variables, "RAY_ADDRESS": cluster.ray_address},
         capture_output=True,
         text=True,
         timeout=DRIVER_TIMEOUT_S,

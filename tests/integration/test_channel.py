@@ -111,12 +111,18 @@ def test_channel_works_in_the_default_mode_of_serve() -> None:
         with httpx.stream(
             "POST",
             f"{cluster.base_url}/v1/completions",
-            json={"prompt": "Once", "max_tokens": 8, "stream": True},
+            json={
+                "prompt": "Once",
+                "max_tokens": 8,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+            },
         ) as response:
             lines = [line for line in response.iter_lines() if line]
+            usage = json.loads(lines[-2].removeprefix("data: "))["usage"]
     finally:
         cluster.stop()
     assert results["pinned"] == {"replicas": 2, "processes": 2}
     assert (results["breaks"]["whole"], results["breaks"]["disorder"]) == (STREAMS, 0)
     assert results["cancels"]["jobs"] == 0
-    assert lines[-1] == "data: [DONE]" and len(lines) >= 10
+    assert lines[-1] == "data: [DONE]" and usage["completion_tokens"] == 8

@@ -107,9 +107,7 @@ def test_one_json_is_the_fold_of_the_same_stream(server: Cluster) -> None:
     with httpx.Client(base_url=server.base_url, timeout=60) as client:
         frames = [frame for _, frame in events(client.post("/v1/streams", json=body(7)).text)]
         whole = client.post("/v1/streams", json={**body(7), "stream": False}).json()
-    assert {choice["index"]: choice["text"] for choice in whole["choices"]} == {
-        index: text for index, text in texts(frames).items()
-    }
+    assert {choice["index"]: choice["text"] for choice in whole["choices"]} == texts(frames)
     assert whole["text_sha256"] == frames[-1]["text_sha256"]
 
 

@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def arrivals(address: str, body: dict[str, Any]) -> list[float]:
 
 def test_each_token_passes_at_its_time(proxy: str, silence: Silence) -> None:
     times = arrivals(proxy, {"model": SIMULATED, "prompt": "x", "max_tokens": 50})
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(times)]
     # A proxy that buffers hands everything over at the end. One token every 20 ms takes a second, in many small gaps.
     assert len(times) >= 40
     assert times[-1] - times[0] > 0.8

@@ -27,6 +27,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from app.asgi.middleware import SERVER_SEND
+from app.asgi.server_send import innermost_send
 from app.errors import InternalError
 from app.schema.frames import Error, ErrorDetail
 from app.streams.reader import Reader
@@ -83,6 +84,7 @@ class Delivery:
         self._reader = reader
         self._encoder = encoder
         self._send = send
+        self._send_middle = innermost_send(send)
         self._heartbeat_s = heartbeat_s
         self._stall_timeout_s = stall_timeout_s
         self._loop = asyncio.get_running_loop()
@@ -150,7 +152,7 @@ class Delivery:
 
     def _write(self, body: bytes, *, last: bool = False) -> None:
         message = {"type": "http.response.body", "body": body, "more_body": not last}
-        self._drive(self._send, message, last=last)
+        self._drive(self._send if last else self._send_middle, message, last=last)
 
     def _drive(self, send: Send, message: Message, *, last: bool = False) -> None:
         """Runs `send` to its end here and now, or hands it to a task if it has to wait. Never raises."""

@@ -58,14 +58,18 @@ class Reader:
         if stream.ending is not None:
             self.ended = True
             frames.append(stream.ending)
-        stream.progressed()
+        if stream.paused:
+            stream.progressed()
         return frames
 
     def behind(self) -> int:
         """Tokens of the stream that this reader has not taken."""
         if self.ended:
             return 0
-        return sum(len(choice.token_ids) for choice in self.stream.choices) - sum(self._positions)
+        choices = self.stream.choices
+        if len(choices) == 1:
+            return len(choices[0].token_ids) - self._positions[0]
+        return sum(len(choice.token_ids) for choice in choices) - sum(self._positions)
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
         """The frames from here to the terminal one, as they come. Closes the reader at the end, also under cancellation."""

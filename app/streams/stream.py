@@ -55,7 +55,7 @@ class Stream:
         self._on_deserted = on_deserted
         self._readers: list[Reader] = []
         self._generation: Generation | None = None
-        self._paused = False
+        self.paused = False
         self._notifying = False
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._began_s = began_s
@@ -138,8 +138,8 @@ class Stream:
 
     def progressed(self) -> None:
         """A reader has taken frames: generation goes on if it had paused for it."""
-        if self._paused and self._backlog() <= self._window_tokens // 2:
-            self._paused = False
+        if self.paused and self._backlog() <= self._window_tokens // 2:
+            self.paused = False
             if self._generation is not None:
                 self._generation.resume()
 
@@ -171,13 +171,16 @@ class Stream:
         for reader in tuple(self._readers):
             if reader.on_ready is not None:
                 reader.on_ready()
-        if not self._paused and self.ending is None and self._backlog() > self._window_tokens:
-            self._paused = True
+        if not self.paused and self.ending is None and self._backlog() > self._window_tokens:
+            self.paused = True
             if self._generation is not None:
                 self._generation.pause()
 
     def _backlog(self) -> int:
         """Tokens that even the foremost reader has not taken; 0 without readers, who may come back to a finished text."""
+        readers = self._readers
+        if len(readers) == 1:  # nearly always, and asked for every token
+            return readers[0].behind()
         return min((reader.behind() for reader in self._readers), default=0)
 
     def _finish(self) -> None:

@@ -97,6 +97,8 @@ class ChoiceText:
 
     def text(self, start: int = 0, end: int | None = None) -> str:
         """The text from token `start` to before token `end`."""
+        if end == start + 1:
+            return self.pieces[start]
         return "".join(self.pieces[start:end])
 
     def text_sha256(self) -> str:

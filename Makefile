@@ -6,12 +6,13 @@ SYSTEM_PACKAGES ?= nginx-light
 
 SERVE_READY := $(VENV)/.ready-to-serve
 TEST_READY := $(VENV)/.ready-to-test
+BENCH_READY := $(VENV)/.ready-to-bench
 # Without byte code: the first import makes it, and only of the modules that are used.
 INSTALL = $(VENV)/bin/python -m pip install --prefer-binary --no-compile --constraint constraints.txt --editable
 PYTEST = $(VENV)/bin/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast lint format system clean
+.PHONY: help serve test test-fast bench lint format system clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +25,9 @@ test: system $(TEST_READY) ## Run every test: the fast ones first, then those wi
 
 test-fast: $(TEST_READY) ## Run the tests that need no Ray cluster
 	$(PYTEST) -m "not integration"
+
+bench: $(BENCH_READY) ## Measure delivery side by side with other servers (minutes; see docs/benchmarks.md)
+	$(VENV)/bin/streaming-inference bench serve $(BENCH)
 
 lint: $(TEST_READY) ## Check style, format and types
 	$(VENV)/bin/ruff check
@@ -59,4 +63,8 @@ $(SERVE_READY): pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(TEST_READY): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) '.[test]'
+	touch $(SERVE_READY) $@
+
+$(BENCH_READY): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) '.[bench]'
 	touch $(SERVE_READY) $@

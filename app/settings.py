@@ -109,6 +109,20 @@ class Settings(_Section):
     safety: SafetySettings = SafetySettings()
 
     @model_validator(mode="after")
+    def _available(self) -> "Settings":
+        """A setting that promises what this version can't do is refused rather than ignored."""
+        promised = {
+            "streams.backend: redis": self.streams.backend == "redis",
+            "streams.redis_url": self.streams.redis_url is not None,
+            "auth.keys_file": self.auth.keys_file is not None,
+            "safety.patterns_file": self.safety.patterns_file is not None,
+        }
+        for name, wanted in promised.items():
+            if wanted:
+                raise ValueError(f"{name} is not available in this version")
+        return self
+
+    @model_validator(mode="after")
     def _names_differ(self) -> "Settings":
         names = [model.name for model in self.models]
         twice = sorted({name for name in names if names.count(name) > 1})

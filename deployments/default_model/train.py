@@ -1,6 +1,11 @@
 """Trains the embedded model from nothing: corpus, tokenizer, weights, files.
 
 `python -m deployments.default_model.train` writes the folder `MODEL_DIR`.
+
+Two cycles of 1,024 tokens a step on one thread: 3,600 steps in which the model learns the stories and to copy their topic, and
+1,600 with more small questions. They took 1,439 s of processor time on a Xeon at 2.5 GHz. The result has 1,496,480
+parameters, 3.0 MB as bfloat16. Of the fifty held-out prompts 46 are answered with their topic, greedily and at
+temperature 0.7, and all answers end by themselves (`python -m deployments.default_model.evaluate`).
 """
 
 import argparse

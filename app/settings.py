@@ -77,6 +77,9 @@ class StreamsSettings(_Section):
     heartbeat_s: Seconds = 10
     stall_timeout_s: Seconds = 3
     reader_window_tokens: PositiveInt = 256
+    max_readers: PositiveInt = 8
+    max_streams: PositiveInt = 10_000
+    max_tokens: PositiveInt = 20_000_000
 
 
 class LimitsSettings(_Section):

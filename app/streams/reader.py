@@ -6,7 +6,7 @@ What a reader has not taken stays in the stream as tokens, so a reader that is s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
 from app.errors import InvalidCursor
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class Reader:
     """One follower of a stream. `on_ready` is called, synchronously, whenever there may be something new to take."""
 
-    def __init__(self, stream: Stream, positions: list[int], *, resumed: bool = False) -> None:
-        lengths = [len(choice.token_ids) for choice in stream.choices]
-        if any(position > length for position, length in zip(positions, lengths, strict=True)):
+    def __init__(self, stream: Stream, positions: list[int], *, resumed: bool = False, ahead_tokens: int = 0) -> None:
+        lengths = stream.counts
+        if any(position > length + ahead_tokens for position, length in zip(positions, lengths, strict=True)):
             raise InvalidCursor(
                 f"The cursor {format_cursor(positions)} is beyond the stream, which is at {format_cursor(lengths)}.",
                 param="after",
@@ -50,7 +50,7 @@ class Reader:
             frames.append(stream.start)
         for index, choice in enumerate(stream.choices):
             begin, end = self._positions[index], len(choice.token_ids)
-            if begin == end:
+            if begin >= end:
                 continue
             text = choice.text(begin, end)
             if text or stream.shows_tokens:
@@ -67,7 +67,7 @@ class Reader:
             return 0
         return sum(len(choice.token_ids) for choice in self.stream.choices) - sum(self._positions)
 
-    async def frames(self) -> AsyncIterator[Frame]:
+    async def frames(self) -> AsyncGenerator[Frame, None]:
         """The frames from here to the terminal one, as they come. Closes the reader at the end, also under cancellation."""
         loop = asyncio.get_running_loop()
         with self:
@@ -106,5 +106,5 @@ class Reader:
             text,
             end - begin,
             choice.token_ids[begin:end] if request.return_token_ids else None,
-            choice.logprobs[begin:end] if request.sampling.logprobs is not None else None,
+            choice.written_logprobs(begin, end) if request.sampling.logprobs is not None else None,
         )

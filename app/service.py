@@ -238,7 +238,7 @@ class GenerationService:
         epoch = await self._log.take(stream.id, self._ingress)
         if epoch is None:
             return False
-        del self._followed[stream.id]
+        self._followed.pop(stream.id, None)
         self._driver.own(stream, epoch, stream.counts)
         model = await self._loaded(stream.record)
         with model.admission.permit(stream.request.n, model.generator.capacity, accepted=True):

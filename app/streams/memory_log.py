@@ -78,6 +78,7 @@ class _Stream:
         self.ending: End | Error | None = None
         self.expires_s = expires_s
         self.read_s = -math.inf
+        self.offered_s = -math.inf
         self.idempotency: tuple[str, str] | None = None
         self.waiters: list[asyncio.Future[None]] = []
 
@@ -248,7 +249,12 @@ class MemoryStreamLog:
             return
         for stream_id in self._running:
             stream = self._streams[stream_id]
-            if stream.driver in dead and stream.record.request.on_disconnect == "continue":
+            if (
+                stream.driver in dead
+                and stream.record.request.on_disconnect == "continue"
+                and stream.offered_s + self._bounds.lease_s <= now_s
+            ):
+                stream.offered_s = now_s
                 self._orders[driver].append(Order("adopt", stream_id))
         for name in dead:
             if not any(self._streams[stream_id].driver == name for stream_id in self._running):

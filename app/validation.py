@@ -6,6 +6,7 @@ numbers that were out of range, but no text of the request and nothing of the li
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from app.errors import InvalidRequest
+from app.schema.fields import REFUSAL
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -23,8 +25,9 @@ def parse_body(body_type: type[Body], raw: bytes) -> Body:
     """The body of an HTTP request. Raises `InvalidRequest` for broken JSON and for what does not fit `body_type`."""
     try:
         value = from_json(raw, allow_inf_nan=False)
-    except ValueError:
-        raise InvalidRequest("The body is not valid JSON in UTF-8.") from None
+    except ValueError as error:
+        place = re.search(r"at line \d+ column \d+$", str(error))
+        raise InvalidRequest(f"The body is not valid JSON{f' ({place[0]})' if place else ''}.") from None
     return parse_object(body_type, value)
 
 
@@ -47,8 +50,6 @@ def _invalid_request(error: ErrorDetails, body: object) -> InvalidRequest:
     if error["type"] == "union_tag_not_found" or error["type"] == "union_tag_invalid":
         location.append(str(context["discriminator"]).strip("'"))
     param = _field_name(location, body, missing=error["type"] in ("missing", "union_tag_not_found"))
-    if error["type"] == "extra_forbidden":
-        return InvalidRequest(f"{param} is not a field of this request.", param=param)
     return InvalidRequest(f"{param or 'The body'} {_complaint(error, context)}.", param=param)
 
 
@@ -70,16 +71,17 @@ def _field_name(location: list[Any], body: object, *, missing: bool) -> str | No
 
 def _complaint(error: ErrorDetails, context: Mapping[str, Any]) -> str:
     """What is wrong, as the end of a sentence that begins with the field's name."""
+    if error["type"] == REFUSAL:
+        return error["msg"]
     write = _COMPLAINTS.get(error["type"])
-    if write is not None:
-        return write(context) + _instead(error["input"])
-    # Own checks raise with the end of the sentence as their message.
-    return error["msg"] if error["type"] in OWN_CHECKS else "is not valid"
+    return "is not valid" if write is None else write(context) + _instead(error)
 
 
-def _instead(given: object) -> str:
-    if isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < 1e15:
-        return f", not {given:g}"
+def _instead(error: ErrorDetails) -> str:
+    """The number that was out of range. Nothing else of the request is repeated."""
+    given = error["input"]
+    if error["type"] in _NUMERIC and isinstance(given, int | float) and abs(given) < 1e15:
+        return f", not {given}"
     return ""
 
 
@@ -114,7 +116,7 @@ _COMPLAINTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "too_long": lambda context: f"must have at most {context['max_length']} entries",
 }
 
-OWN_CHECKS = frozenset({"token_id_key", "unsupported", "unsupported_field", "role", "several_prompts"})
+_NUMERIC = frozenset({"int_from_float", "greater_than", "greater_than_equal", "less_than_equal"})
 
 
 def _number(bound: float) -> str:

@@ -10,10 +10,9 @@ The text continues the prompt: it is what decoding prompt and answer together ad
 text of the prompt appears. A character that the prompt leaves incomplete appears when the answer completes it; otherwise
 its beginning is dropped.
 
-Of the answer, text in whole characters comes out as `Tokenizer.decode` of all tokens gives it. For bytes that are not UTF-8
-the byte-level detokenizer still equals it. The general one may show other replacement characters than decoding everything at
-once does, because some decoders then take back characters that have already left: each run of bad bytes is shown as it
-decodes by itself, at the latest after `MAX_HELD_TOKENS`.
+Of the answer, text in whole characters comes out as `Tokenizer.decode` of all tokens gives it. So do bytes that are not
+UTF-8, but for one thing: where that turns good characters into replacement characters because bad bytes stand next to them,
+as the decoders of byte fallback do, here the good ones stay.
 """
 
 from __future__ import annotations
@@ -47,71 +46,74 @@ def make_detokenizer(tokenizer: Tokenizer, prompt: Sequence[int]) -> Detokenizer
     vocabulary = vocabulary_of(tokenizer)
     newest_first = takewhile(lambda i: not vocabulary.is_special(i), reversed(prompt[-PROMPT_TAIL_TOKENS:]))
     tail = [token_id for token_id in newest_first if vocabulary.is_text(token_id)][::-1]
-    if vocabulary.byte_level:
-        return ByteLevelDetokenizer(vocabulary, tail)
-    return StreamDetokenizer(vocabulary, tail)
+    return (ByteLevelDetokenizer if vocabulary.byte_level else StreamDetokenizer)(vocabulary, tail)
 
 
 class ByteLevelDetokenizer:
     """For byte-level BPE, where a text is the bytes of its tokens in a row. Holds at most three bytes."""
 
-    __slots__ = ("_borrowed", "_pending", "_text_or_bytes")
+    __slots__ = ("_characters", "_known", "_text_or_bytes")
 
     def __init__(self, vocabulary: Vocabulary, tail: Sequence[int]) -> None:
-        data = b"".join(_as_bytes(vocabulary.text_or_bytes(token_id)) for token_id in tail)
         self._text_or_bytes = vocabulary.text_or_bytes
-        self._pending = data[codecs.utf_8_decode(data, "replace", False)[1] :]
-        self._borrowed = bool(self._pending)  # the pending bytes begin in the prompt
+        self._known = vocabulary.seen.get
+        self._characters = _Characters([vocabulary.text_or_bytes(token_id) for token_id in tail], "replace")
 
     def push(self, token_id: int) -> str:
-        piece = self._text_or_bytes(token_id)
-        if not self._pending and piece.__class__ is str:
+        piece = self._known(token_id)
+        if piece is None:
+            piece = self._text_or_bytes(token_id)
+        if isinstance(piece, str) and not self._characters.pending:
             return piece
-        return self._decode(_as_bytes(piece), final=False) if piece else ""
+        return self._characters.push(_as_bytes(piece)) if piece else ""
 
     def flush(self) -> str:
-        return self._decode(b"", final=True)
-
-    def _decode(self, data: bytes, final: bool) -> str:
-        data = self._pending + data
-        text, consumed = codecs.utf_8_decode(data, "replace", final)
-        self._pending = data[consumed:]
-        if text and self._borrowed:
-            self._borrowed = False
-            if text[0] == REPLACEMENT and not data.startswith(REPLACEMENT.encode()):
-                return text[1:]
-        return text
+        return self._characters.flush()
 
 
 class StreamDetokenizer:
     """For every other tokenizer: the library's decode stream, which knows how its decoder works.
 
     The stream keeps the tokens of the last text that it gave out as context for the next. It has no end, refuses some
-    sequences and can hold without bound; `_release` takes over in those cases by decoding what is held directly.
+    sequences and can hold without bound; `_release` takes over in those cases by decoding what is held directly. Tokens that
+    are bytes of a character go past the stream, which would hold all of them when one is bad.
     """
 
-    __slots__ = ("_borrowed", "_context", "_held", "_step", "_tokenizer", "_vocabulary")
+    __slots__ = ("_characters", "_context", "_held", "_step", "_tokenizer", "_vocabulary")
 
-    def __init__(self, vocabulary: Vocabulary, tail: list[int]) -> None:
+    def __init__(self, vocabulary: Vocabulary, tail: Sequence[int]) -> None:
         self._vocabulary = vocabulary
         self._tokenizer = vocabulary.tokenizer
-        split = _start_of_incomplete(vocabulary, tail)
-        self._borrowed = tail[split:]  # tokens of the prompt that begin a character
+        self._characters = _Characters([vocabulary.text_or_bytes(token_id) for token_id in tail], EACH_BYTE)
         self._held: list[int] = []
-        self._restart(tail[:split])
+        self._restart([token_id for token_id in tail if isinstance(vocabulary.text_or_bytes(token_id), str)])
+        if tail and not self._context:
+            self._restart(vocabulary.plain_token)
 
     def push(self, token_id: int) -> str:
-        if not self._vocabulary.text_or_bytes(token_id):
+        piece = self._vocabulary.seen.get(token_id)
+        if piece is None:
+            piece = self._vocabulary.text_or_bytes(token_id)
+        if not piece:
             return ""
-        self._held.append(token_id)
-        if self._borrowed:
-            return self._complete_borrowed()
+        if isinstance(piece, bytes):
+            return self._push_bytes(piece)
+        if self._characters.pending:
+            return self._characters.flush() + self._advance(token_id)
         return self._advance(token_id)
 
     def flush(self) -> str:
-        return self._release() if self._held else ""
+        return self._release() + self._characters.flush()
+
+    def _push_bytes(self, data: bytes) -> str:
+        before = self._release()
+        if not self._context:
+            # Something stands before the next token now, so it is not the first of a text any more.
+            self._restart(self._vocabulary.plain_token)
+        return before + self._characters.push(data)
 
     def _advance(self, token_id: int) -> str:
+        self._held.append(token_id)
         try:
             text = self._step(self._tokenizer, token_id)
         except Exception:  # The library raises no narrower type for "Invalid prefix encountered".
@@ -123,35 +125,55 @@ class StreamDetokenizer:
 
     def _release(self) -> str:
         """The text of all that is held, as good as it is. The stream starts anew behind it."""
-        context, held = self._context, self._held
-        before, whole, alone = self._decode(context), self._decode(context + held), self._decode(held)
-        self._held = []
-        self._restart(context if not alone or alone.endswith(REPLACEMENT) else held)
+        held, self._held = self._held, []
+        if not held:
+            return ""
+        before, whole = self._decode(self._context), self._decode(self._context + held)
+        alone = self._decode(held)
+        self._restart(held if alone else self._context)
         return whole[len(before) :] if whole.startswith(before) else alone
 
     def _restart(self, context: list[int]) -> None:
-        """Continues behind `context`, or behind nothing if the stream could not tell its text from what follows."""
-        self._context = [] if self._decode(context).endswith(REPLACEMENT) else context
+        """Goes on behind `context`, or behind any plain token: a stream takes a text with a bad end for unfinished."""
+        bad = self._decode(context).endswith(REPLACEMENT)
+        self._context = self._vocabulary.plain_token if bad else context
         stream = DecodeStream(ids=self._context, skip_special_tokens=True)
         self._step: Callable[[Tokenizer, int], str | None] = stream.step
 
-    def _complete_borrowed(self) -> str:
-        """Waits until the character that the prompt began is complete, or can't be any more."""
-        borrowed, held = self._borrowed, self._held
-        data = b"".join(_as_bytes(self._vocabulary.text_or_bytes(token_id)) for token_id in borrowed + held)
-        try:
-            text, consumed = codecs.utf_8_decode(data, "strict", False)
-        except UnicodeDecodeError:
-            self._borrowed, self._held = [], []
-            return "".join([self.push(token_id) for token_id in held])
-        if not consumed:
-            return ""
-        self._borrowed, self._held = [], []
-        self._restart(borrowed + held)
-        return text
-
     def _decode(self, token_ids: list[int]) -> str:
         text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        return text
+
+
+class _Characters:
+    """Joins bytes to characters. `errors` says how bad bytes are shown.
+
+    Begins with what the prompt leaves incomplete. What that alone would show as replacement characters is never shown.
+    """
+
+    __slots__ = ("_borrowed", "_errors", "pending")
+
+    def __init__(self, prompt: Sequence[str | bytes], errors: str) -> None:
+        data = b"".join(_as_bytes(piece) for piece in prompt)
+        self._errors = errors
+        self.pending = data[codecs.utf_8_decode(data, errors, False)[1] :]
+        self._borrowed = codecs.utf_8_decode(self.pending, errors, True)[0]
+
+    def push(self, data: bytes) -> str:
+        """The characters that are complete now, or that can't be any more."""
+        return self._decode(data, final=False)
+
+    def flush(self) -> str:
+        return self._decode(b"", final=True)
+
+    def _decode(self, data: bytes, final: bool) -> str:
+        data = self.pending + data
+        text, consumed = codecs.utf_8_decode(data, self._errors, final)
+        self.pending = data[consumed:]
+        if text and self._borrowed:
+            borrowed, self._borrowed = self._borrowed, ""
+            if not data.startswith(REPLACEMENT.encode()):
+                return text.removeprefix(borrowed)
         return text
 
 
@@ -159,17 +181,11 @@ def _as_bytes(piece: str | bytes) -> bytes:
     return piece.encode() if isinstance(piece, str) else piece
 
 
-def _start_of_incomplete(vocabulary: Vocabulary, token_ids: list[int]) -> int:
-    """Where the tokens begin that together are the beginning of one character; the length if there are none."""
-    data = b""
-    for start in range(len(token_ids) - 1, -1, -1):
-        piece = vocabulary.text_or_bytes(token_ids[start])
-        if isinstance(piece, str):
-            break
-        data = piece + data
-        if data[0] >= 0xC0:
-            try:
-                return start if not codecs.utf_8_decode(data, "strict", False)[1] else len(token_ids)
-            except UnicodeDecodeError:
-                break
-    return len(token_ids)
+def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:
+    """As the decoders of byte fallback show bad bytes. "replace" shows one character for a cut one."""
+    assert isinstance(error, UnicodeDecodeError)
+    return REPLACEMENT * (error.end - error.start), error.end
+
+
+EACH_BYTE = "streaming_inference.replace_each_byte"
+codecs.register_error(EACH_BYTE, _replace_each_byte)

@@ -69,6 +69,10 @@ class ChoiceText:
         """
         if self.finish_reason is not None:
             return
+        if finish is None and not self._matcher.watching:
+            self.token_ids += token_ids
+            self.pieces += map(self._detokenizer.push, token_ids)
+            return
         last = len(token_ids) - 1 if finish in ("stop", "length") else -1
         for i, token_id in enumerate(token_ids):
             self.token_ids.append(token_id)
@@ -102,8 +106,6 @@ class ChoiceText:
     def _match(self, text: str) -> str:
         """What of `text` and of the text held before may leave. Ends the choice on a stop string."""
         matcher = self._matcher
-        if not matcher.watching:
-            return text
         released = matcher.push(text, armed=len(self.token_ids) >= self._min_tokens)
         if matcher.matched is not None:
             self.finish_reason, self.stop_reason = "stop", matcher.matched

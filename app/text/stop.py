@@ -61,9 +61,12 @@ class _Pattern:
 
 
 class StopMatcher:
-    """Lets a text through up to the first stop string. `matched` is that string once it is found; nothing leaves after it."""
+    """Lets a text through up to the first stop string. `matched` is that string once it is found; nothing leaves after it.
 
-    __slots__ = ("_first_chars", "_patterns", "held", "matched")
+    `watching` says whether there is any stop string; while there is none, all text passes unchanged.
+    """
+
+    __slots__ = ("_first_chars", "_patterns", "held", "matched", "watching")
 
     def __init__(self, stops: Sequence[str]) -> None:
         """Raises `ValueError` for an empty stop string."""
@@ -72,11 +75,6 @@ class StopMatcher:
         self._patterns: list[_Pattern] = []
         self._first_chars: frozenset[str] = frozenset()
         self.add(stops)
-
-    @property
-    def watching(self) -> bool:
-        """Whether there is any stop string; while there is none, all text passes unchanged."""
-        return bool(self._patterns)
 
     def add(self, stops: Sequence[str]) -> None:
         """Adds stop strings, which must begin in the text that comes from now on. Those already there are left alone.
@@ -87,6 +85,7 @@ class StopMatcher:
             raise ValueError("a stop string must not be empty")
         known = {pattern.string for pattern in self._patterns}
         self._patterns += [_Pattern(stop) for stop in dict.fromkeys(stops) if stop not in known]
+        self.watching = bool(self._patterns)
         self._first_chars = frozenset(pattern.string[0] for pattern in self._patterns)
 
     def push(self, text: str, armed: bool = True) -> str:
@@ -106,7 +105,7 @@ class StopMatcher:
                 continue
             if match_end < 0 or end < match_end or (end == match_end and len(pattern.string) > len(longest)):
                 match_end, longest = end, pattern.string
-        text, offset = self.held + text, len(self.held)
+        offset, text = len(self.held), self.held + text
         if match_end >= 0:
             self.matched, self.held = longest, ""
             return text[: offset + match_end - len(longest)]

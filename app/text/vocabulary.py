@@ -7,6 +7,7 @@ for each id of the tokenizer. It never raises for an id, however wrong: an id th
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 
 from tokenizers import Tokenizer, decoders
@@ -28,7 +29,10 @@ _ALPHABET = _byte_level_alphabet()
 
 
 class Vocabulary:
-    """The tokens of one tokenizer. Use `vocabulary_of`, which makes one per tokenizer."""
+    """The tokens of one tokenizer. Use `vocabulary_of`, which makes one per tokenizer.
+
+    `seen` holds what `text_or_bytes` has said so far, for those to whom a dictionary's speed matters.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         added = tokenizer.get_added_tokens_decoder()
@@ -38,7 +42,7 @@ class Vocabulary:
         self._byte_fallback = decoder is not None and b'"ByteFallback"' in decoder.__getstate__()
         self._special = frozenset(token.content for token in added.values() if token.special)
         self._added = frozenset(token.content for token in added.values())
-        self._text: dict[int, str | bytes] = {}
+        self.seen: dict[int, str | bytes] = {}
 
     def content(self, token_id: int) -> str | None:
         """The token as the vocabulary spells it; None for what is no id of it, whatever its type."""
@@ -59,15 +63,22 @@ class Vocabulary:
 
         The str of a token that is not of a byte-level tokenizer only says that there is one: its text depends on its place.
         """
-        cached = self._text.get(token_id)
+        cached = self.seen.get(token_id)
         if cached is not None:
             return cached
         content = self.content(token_id)
         if content is None:
             return ""
         piece: str | bytes = "" if content in self._special else _whole(self._spelled_bytes(content))
-        self._text[token_id] = piece
+        self.seen[token_id] = piece
         return piece
+
+    @functools.cached_property
+    def plain_token(self) -> list[int]:
+        """One token that is a word or a letter and nothing peculiar, to stand for "some text"; empty if there is none."""
+        ids = range(self.tokenizer.get_vocab_size())
+        plain = (token_id for token_id in ids if self.is_text(token_id) and self._reads_plainly(token_id))
+        return list(itertools.islice(plain, 1))
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that the token stands for, special tokens included as they are written."""
@@ -91,6 +102,10 @@ class Vocabulary:
         once = self.tokenizer.decode([token_id], skip_special_tokens=False)
         twice = self.tokenizer.decode([token_id, token_id], skip_special_tokens=False)
         return twice[len(once) :] if twice.startswith(once) and len(twice) > len(once) else once
+
+    def _reads_plainly(self, token_id: int) -> bool:
+        text = self.tokenizer.decode([token_id])
+        return bool(text.isascii() and text.isalpha())
 
     def _is_byte(self, content: str) -> bool:
         return (

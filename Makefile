@@ -1,0 +1,62 @@
+# Everything starts from a Python of the versions in pyproject.toml and make. `make help` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+# Debian programs that the tests drive.
+SYSTEM_PACKAGES ?=
+
+SERVE_READY := $(VENV)/.ready-to-serve
+TEST_READY := $(VENV)/.ready-to-test
+# Without byte code: the first import makes it, and only of the modules that are used.
+INSTALL = $(VENV)/bin/python -m pip install --prefer-binary --no-compile --constraint constraints.txt --editable
+PYTEST = $(VENV)/bin/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test test-fast lint format system clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+serve: $(SERVE_READY) ## Install into $(VENV) what is missing, then serve the embedded model
+	exec $(VENV)/bin/serve run serve_config.yaml
+
+test: $(TEST_READY) ## Run every test: the fast ones first, then those with a real Ray cluster
+	$(PYTEST)
+
+test-fast: $(TEST_READY) ## Run the tests that need no Ray cluster
+	$(PYTEST) -m "not integration"
+
+lint: $(TEST_READY) ## Check style, format and types
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+format: $(TEST_READY) ## Format the code and mend what ruff can mend
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+system: ## Install the Debian programs that the tests need (as root)
+	@missing=; \
+	for package in $(SYSTEM_PACKAGES); do \
+		dpkg-query --show --showformat '$${Status}' $$package 2>/dev/null | grep -q ' installed$$' || missing="$$missing $$package"; \
+	done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" -ne 0 ]; then echo "missing, and only root can install:$$missing" >&2; exit 1; fi; \
+	apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $$missing
+
+clean: ## Remove caches and build results; the virtual environment stays
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find app deployments tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
+		{ echo "Python 3.11 or 3.12 is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --constraint constraints.txt --upgrade pip
+
+$(SERVE_READY): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) .
+	touch $@
+
+$(TEST_READY): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) '.[test]'
+	touch $(SERVE_READY) $@

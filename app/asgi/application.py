@@ -1,0 +1,77 @@
+"""The ASGI application: every route, the errors in one shape, and the documents that describe them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, Response
+from starlette.types import ASGIApp
+
+from app.asgi import openapi
+from app.asgi.documentation import render
+from app.asgi.endpoints import HealthEndpoint, ModelEndpoints, StreamEndpoints
+from app.asgi.error_response import (
+    handle_http_exception,
+    handle_service_error,
+    handle_unexpected,
+    handle_validation_error,
+)
+from app.asgi.middleware import RequestBoundary
+from app.asgi.openai_endpoints import OpenAIEndpoints
+from app.asgi.responder import Responder
+from app.errors import ServiceError
+from app.service import GenerationService
+
+
+def build_app(service: GenerationService, *, echo_request_id: bool = True) -> Application:
+    """The application in front of `service`, with its settings.
+
+    `echo_request_id` False leaves the header `x-request-id` of the responses to a server that writes it (Ray Serve does).
+    """
+    return Application(service, echo_request_id=echo_request_id)
+
+
+class Application(FastAPI):
+    """FastAPI with this service's routes and nothing of its own to say: no own error shape, no telemetry, no remote assets."""
+
+    def __init__(self, service: GenerationService, *, echo_request_id: bool) -> None:
+        super().__init__(
+            title=openapi.TITLE,
+            version=openapi.VERSION,
+            description=openapi.DESCRIPTION,
+            openapi_url="/openapi.json",
+            docs_url=None,
+            redoc_url=None,
+            redirect_slashes=False,
+            telemetry={"tracing": False, "metrics": False, "logs": False},
+            exception_handlers={
+                ServiceError: handle_service_error,
+                HTTPException: handle_http_exception,
+                RequestValidationError: handle_validation_error,
+                Exception: handle_unexpected,
+            },
+        )
+        self._echo_request_id = echo_request_id
+        responder = Responder(service)
+        self.include_router(StreamEndpoints(responder).router)
+        self.include_router(OpenAIEndpoints(responder).router)
+        self.include_router(ModelEndpoints(service).router)
+        self.include_router(HealthEndpoint(service).router)
+        self.add_api_route("/docs", self.documentation, methods=["GET"], include_in_schema=False)
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """The framework's layers inside the boundary, which must see what none of them handled."""
+        return RequestBoundary(super().build_middleware_stack(), echo_request_id=self._echo_request_id)
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = openapi.complete(super().openapi())
+        return self.openapi_schema
+
+    async def documentation(self) -> Response:
+        """The OpenAPI document as a page to read."""
+        return HTMLResponse(render(self.openapi()))

@@ -1,0 +1,242 @@
+"""A streamed HTTP response: from a reader's frames to the socket, with no task switch and no queue on the way.
+
+The reader calls `Delivery` synchronously when there is something to take, from the loop that dispatches the channel. The
+frames are encoded and the server's `send` is driven to its end on the spot; nearly always it returns without waiting, as the
+bytes only go to the transport's buffer. When it does wait, the socket is full: the suspended `send` is handed to a task of its
+own, and nothing is taken until that is through, so that the backlog stays in the stream, as tokens.
+
+Endings, whichever comes first:
+
+    the terminal frame was written      the body is closed in the same write
+    the client went away                the reader is closed, nothing more is written
+    the socket stayed full for too long the same, and the connection is cut without a clean end of body
+    frames could not be made            an error frame and a closed body; if that fails too, the connection is cut
+
+The reader belongs to the response and is closed with it, also under cancellation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from app.asgi.middleware import SERVER_SEND
+from app.errors import InternalError
+from app.schema.frames import Error, ErrorDetail
+from app.streams.reader import Reader
+from app.wire.encoder import Encoder
+
+logger = logging.getLogger(__name__)
+
+# Timers of event loops are a little early at times; a beat this close to its moment counts as due.
+_TIMER_SLACK_S = 0.002
+
+
+class StreamResponse(Response):
+    """Server-sent events of one reader. `heartbeat_s` without a write gives a heartbeat; a socket that takes nothing for
+    `stall_timeout_s` is cut."""
+
+    def __init__(
+        self, reader: Reader, encoder: Encoder, *, heartbeat_s: float, stall_timeout_s: float
+    ) -> None:
+        self.status_code = 200
+        self.background = None
+        self._reader = reader
+        self._encoder = encoder
+        self._heartbeat_s = heartbeat_s
+        self._stall_timeout_s = stall_timeout_s
+        self.init_headers(
+            {
+                "content-type": encoder.media_type,
+                "cache-control": "no-cache, no-transform",
+                "x-accel-buffering": "no",
+                "x-stream-id": reader.stream.id,
+            }
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        head = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        with self._reader:
+            # The head passes through the middleware; the body goes to the server directly, to spare each token the way.
+            delivery = Delivery(
+                self._reader,
+                self._encoder,
+                scope.get(SERVER_SEND, send),
+                heartbeat_s=self._heartbeat_s,
+                stall_timeout_s=self._stall_timeout_s,
+            )
+            await delivery.run(send, head, receive)
+
+
+class Delivery:
+    """Carries the frames of one reader to one `send`. Used once, on the loop that feeds the stream."""
+
+    def __init__(
+        self, reader: Reader, encoder: Encoder, send: Send, *, heartbeat_s: float, stall_timeout_s: float
+    ) -> None:
+        self._reader = reader
+        self._encoder = encoder
+        self._send = send
+        self._heartbeat_s = heartbeat_s
+        self._stall_timeout_s = stall_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[None] = self._loop.create_future()
+        self._blocked: asyncio.Task[None] | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._beat_timer: asyncio.TimerHandle | None = None
+        self._wrote_s = self._loop.time()
+        self._cursor = "0"
+        self._broken = False
+
+    async def run(self, send: Send, head: Message, receive: Receive) -> None:
+        """Sends `head` through `send` and then the frames. Returns when the body is closed, or must not be closed cleanly.
+
+        Raises what `send` raised, unless it was an `OSError`, which is a client that went away. After cancellation nothing
+        more is written.
+        """
+        watch: asyncio.Task[None] | None = None
+        self._reader.on_ready = self._on_ready
+        try:
+            self._drive(send, head)
+            self._on_ready()
+            if not self._over.done():
+                watch = self._loop.create_task(self._watch(receive))
+                self._beat_timer = self._loop.call_later(self._heartbeat_s, self._beat)
+            await self._over
+        finally:
+            self._reader.on_ready = None
+            for waiting in (self._beat_timer, self._stall_timer, self._blocked, watch):
+                if waiting is not None:
+                    waiting.cancel()
+
+    def _on_ready(self) -> None:
+        """Writes all that is ready, unless an earlier write still waits for the socket. Never raises."""
+        if self._blocked is not None or self._over.done():
+            return
+        body = self._next_body()
+        last = self._broken or self._reader.ended
+        if self._broken and not body:
+            self._end()
+        elif body or last:
+            self._write(body, last=last)
+
+    def _next_body(self) -> bytes:
+        """The bytes of the frames that are ready; those of an error frame if they can't be made."""
+        try:
+            frames = self._reader.take()
+            if not frames:
+                return b""
+            self._cursor = frames[-1].cursor
+            return self._encoder.encode(frames)
+        except Exception:
+            logger.exception("the frames of stream %s could not be made", self._reader.stream.id)
+            self._broken = True
+            return self._failure()
+
+    def _failure(self) -> bytes:
+        error = InternalError("The server failed to write this stream.")
+        detail = ErrorDetail(error.code, error.message, error.type, error.retryable)
+        try:
+            return self._encoder.encode([Error(self._cursor, detail)])
+        except Exception:
+            logger.exception("the error of stream %s could not be written: cutting", self._reader.stream.id)
+            return b""
+
+    def _write(self, body: bytes, *, last: bool = False) -> None:
+        message = {"type": "http.response.body", "body": body, "more_body": not last}
+        self._drive(self._send, message, last=last)
+
+    def _drive(self, send: Send, message: Message, *, last: bool = False) -> None:
+        """Runs `send` to its end here and now, or hands it to a task if it has to wait. Never raises."""
+        try:
+            steps = send(message).__await__()
+            waiting_on = next(steps)
+        except StopIteration:
+            self._written(last)
+        except Exception as error:
+            self._end(error)
+        else:
+            self._blocked = self._loop.create_task(self._finish(Resumed(steps, waiting_on), last))
+            self._stall_timer = self._loop.call_later(self._stall_timeout_s, self._stalled)
+
+    async def _finish(self, sending: Resumed, last: bool) -> None:
+        try:
+            await sending
+        except Exception as error:
+            self._end(error)
+            return
+        self._blocked = None
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+        self._written(last)
+        self._on_ready()
+
+    def _written(self, last: bool) -> None:
+        if last:
+            self._end()
+        else:
+            self._wrote_s = self._loop.time()
+
+    def _end(self, error: Exception | None = None) -> None:
+        if self._over.done():
+            return
+        if error is None or isinstance(error, OSError):
+            self._over.set_result(None)
+        else:
+            self._over.set_exception(error)
+
+    def _stalled(self) -> None:
+        logger.info("the reader of stream %s stands still: cutting its connection", self._reader.stream.id)
+        self._end()
+
+    def _beat(self) -> None:
+        """Writes a heartbeat if there was nothing else to write, and sees when the next may be due."""
+        remaining_s = self._wrote_s + self._heartbeat_s - self._loop.time()
+        if remaining_s <= _TIMER_SLACK_S:
+            remaining_s = self._heartbeat_s
+            if self._blocked is None:
+                self._write(self._encoder.heartbeat)
+        if not self._over.done():
+            self._beat_timer = self._loop.call_later(remaining_s, self._beat)
+
+    async def _watch(self, receive: Receive) -> None:
+        """Ends the delivery when the client goes away. Servers that cancel the request instead need it not."""
+        try:
+            await disconnected(receive)
+        except Exception:
+            logger.exception("the client of stream %s is out of sight", self._reader.stream.id)
+        self._end()
+
+
+class Resumed:
+    """A suspended awaitable that goes on in a task: yields what it waits for once more, so that the task waits for it."""
+
+    def __init__(self, steps: Generator[Any, Any, None], waiting_on: object) -> None:
+        self._steps = steps
+        self._waiting_on = waiting_on
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        waiting_on = self._waiting_on
+        proceed: Callable[[], object]
+        while True:
+            try:
+                value = yield waiting_on
+                proceed = partial(self._steps.send, value)
+            except BaseException as error:
+                proceed = partial(self._steps.throw, error)
+            try:
+                waiting_on = proceed()
+            except StopIteration:
+                return
+
+
+async def disconnected(receive: Receive) -> None:
+    """Returns when the client has gone away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

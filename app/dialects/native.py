@@ -1,0 +1,120 @@
+"""The native dialect: a stream that is not streamed, as the one JSON that its frames add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from app.errors import InternalError, ServiceError
+from app.schema.frames import ChoiceEnd, Delta, End, ErrorDetail, Frame, Logprob, Start
+
+RETRY_AFTER_S = 1
+
+
+class ChoiceFold:
+    """What the deltas of one choice add up to."""
+
+    def __init__(self) -> None:
+        self.token_ids: list[int] | None = None
+        self.logprobs: list[Logprob] | None = None
+        self._texts: list[str] = []
+
+    def add(self, delta: Delta) -> None:
+        self._texts.append(delta.text)
+        if delta.token_ids is not None:
+            self.token_ids = (self.token_ids or []) + delta.token_ids
+        if delta.logprobs is not None:
+            self.logprobs = (self.logprobs or []) + delta.logprobs
+
+    @property
+    def text(self) -> str:
+        return "".join(self._texts)
+
+
+class FrameFold:
+    """Takes the frames of a stream one by one, from its start. The parts are complete once the end frame has come."""
+
+    def __init__(self) -> None:
+        self._start: Start | None = None
+        self._end: End | None = None
+        self._choices: dict[int, ChoiceFold] = {}
+
+    def add(self, frame: Frame) -> None:
+        """Takes the next frame. Raises the `ServiceError` that an error frame stands for."""
+        if isinstance(frame, Delta):
+            self._choices.setdefault(frame.index, ChoiceFold()).add(frame)
+        elif isinstance(frame, Start):
+            self._start = frame
+        elif isinstance(frame, End):
+            self._end = frame
+        else:
+            raise service_error(frame.error)
+
+    def _parts(self) -> tuple[Start, End]:
+        if self._start is None or self._end is None:
+            raise ValueError("a stream can be folded when its start and its end are there")
+        return self._start, self._end
+
+    def _ended_choices(self, end: End) -> Iterator[tuple[ChoiceEnd, ChoiceFold]]:
+        for choice in end.choices:
+            yield choice, self._choices.get(choice.index) or ChoiceFold()
+
+
+class Fold(FrameFold):
+    """The answer to `POST /v1/streams` with `stream: false`."""
+
+    def result(self) -> dict[str, Any]:
+        """The whole stream, ready for a JSON encoder. Raises `ValueError` before the end frame."""
+        start, end = self._parts()
+        return {
+            "stream": start.stream,
+            "model": start.model,
+            "created": start.created,
+            "seed": start.seed,
+            "choices": [_choice(choice, folded) for choice, folded in self._ended_choices(end)],
+            "usage": msgspec.to_builtins(end.usage),
+            "timings": msgspec.to_builtins(end.timings),
+            "text_sha256": end.text_sha256,
+            "cursor": end.cursor,
+        }
+
+
+def fold(frames: Iterable[Frame]) -> dict[str, Any]:
+    """The one JSON of a finished stream. Raises what `Fold.add` and `Fold.result` raise."""
+    folded = Fold()
+    for frame in frames:
+        folded.add(frame)
+    return folded.result()
+
+
+def service_error(detail: ErrorDetail) -> ServiceError:
+    """The error that `detail` was made from, so that a failure before the first byte gets its right status."""
+    error_class = _ERROR_CLASSES.get(detail.code, InternalError)
+    return error_class(detail.message, retry_after_s=RETRY_AFTER_S if error_class.retryable else None)
+
+
+def _choice(choice: ChoiceEnd, folded: ChoiceFold) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "index": choice.index,
+        "text": folded.text,
+        "finish_reason": choice.finish_reason,
+        "stop_reason": choice.stop_reason,
+    }
+    if folded.token_ids is not None:
+        fields["token_ids"] = folded.token_ids
+    if folded.logprobs is not None:
+        fields["logprobs"] = msgspec.to_builtins(folded.logprobs)
+    return fields
+
+
+def _tree(error_class: type[ServiceError]) -> Iterator[type[ServiceError]]:
+    yield error_class
+    for subclass in error_class.__subclasses__():
+        yield from _tree(subclass)
+
+
+_ERROR_CLASSES: dict[str, type[ServiceError]] = {
+    error_class.code: error_class for error_class in _tree(ServiceError) if error_class is not ServiceError
+}

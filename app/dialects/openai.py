@@ -1,0 +1,335 @@
+"""The OpenAI dialect: the frames of a stream as chat and completion chunks, or as one answer.
+
+The streams are data-only, as real clients need: no ids, no named events but the one that announces a failure. All chunks of
+a stream have the same `id`, `created` and `model`; extra fields (`stream_id`, `seed`, `stop_reason`, `token_ids`) are safe
+for every known client. Each choice gets its finish reason exactly once, the body ends right after `[DONE]`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from json.encoder import encode_basestring
+from typing import Any, ClassVar
+
+import msgspec
+
+from app.dialects.native import ChoiceFold, FrameFold
+from app.ports import ModelCard
+from app.schema.frames import ChoiceEnd, Delta, End, ErrorDetail, FinishReason, Frame, Logprob, Start, Usage
+from app.schema.openai import StreamOptions
+from app.wire import sse
+
+# The dialect has no word for "cancelled". Whoever still reads then has an answer that was cut off before its natural end,
+# which is what clients take "length" for; "stop" would call it complete. `stop_reason` says what it was.
+_FINISH_REASONS: dict[FinishReason, str] = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "content_filter",
+    "cancelled": "length",
+}
+
+_encode_json = msgspec.json.Encoder().encode
+
+
+def chat_id(stream_id: str) -> str:
+    """The id of the chat completion that a stream is."""
+    return f"chatcmpl-{stream_id.removeprefix('st_')}"
+
+
+def completion_id(stream_id: str) -> str:
+    """The id of the text completion that a stream is."""
+    return f"cmpl-{stream_id.removeprefix('st_')}"
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """`usage` as OpenAI writes it."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def model_object(card: ModelCard) -> dict[str, Any]:
+    """A model as `GET /v1/models/{id}` shows it."""
+    return {"id": card.name, "object": "model", "created": card.created, "owned_by": card.owned_by}
+
+
+def model_list(cards: Iterable[ModelCard]) -> dict[str, Any]:
+    """The models as `GET /v1/models` lists them."""
+    return {"object": "list", "data": [model_object(card) for card in cards]}
+
+
+class _ChunkEncoder(ABC):
+    """Frames to chunks; what chat and completions have in common. The start frame must come first."""
+
+    media_type = sse.MEDIA_TYPE
+    heartbeat = sse.HEARTBEAT
+
+    _object: ClassVar[str]
+    _text_opening: ClassVar[str]
+    _text_closing: ClassVar[str]
+    _nothing: ClassVar[str]
+
+    def __init__(self, *, n: int = 1, options: StreamOptions | None = None) -> None:
+        options = options or StreamOptions()
+        self._n = n
+        self._include_usage = options.include_usage
+        self._continuous_usage = options.continuous_usage_stats
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+        self._seed = 0
+        self._head = ""
+        self._tail = ""
+
+    def encode(self, frames: Sequence[Frame]) -> bytes:
+        """The events of `frames`; the last ones and `[DONE]` after an end or error frame. Empty if there are none."""
+        head, tail, plain = self._head, self._tail, not self._continuous_usage
+        opening, closing = self._text_opening, self._text_closing
+        parts = []
+        for frame in frames:
+            # Nearly every frame is a plain delta: written from a template, only its text needs encoding.
+            if type(frame) is Delta and plain and frame.token_ids is None and frame.logprobs is None:
+                if frame.text:
+                    text = encode_basestring(frame.text)
+                    parts.append(
+                        f'{head}{{"index":{frame.index},{opening}{text}{closing},"logprobs":null{tail}'
+                    )
+            else:
+                parts.append(self._other(frame))
+                head, tail = self._head, self._tail
+        return "".join(parts).encode()
+
+    def _other(self, frame: Frame) -> str:
+        if isinstance(frame, Delta):
+            return self._full_delta(frame)
+        if isinstance(frame, Start):
+            return self._begin(frame)
+        if isinstance(frame, End):
+            return self._finish(frame)
+        return error_event(frame.error)
+
+    def _begin(self, start: Start) -> str:
+        self._prompt_tokens = start.prompt_tokens
+        self._seed = start.seed
+        self._head = (
+            f'data: {{"id":{encode_basestring(self._id(start.stream))},"object":"{self._object}",'
+            f'"created":{start.created},"model":{encode_basestring(start.model)},'
+            f'"stream_id":{encode_basestring(start.stream)},"choices":['
+        )
+        usage = ',"usage":null' if self._include_usage else ""
+        self._tail = f',"finish_reason":null}}]{usage}}}\n\n'
+        return self._opening_chunks()
+
+    def _finish(self, end: End) -> str:
+        self._completion_tokens = end.usage.completion_tokens
+        chunks = [self._finish_chunk(choice) for choice in end.choices]
+        if self._include_usage:
+            chunks.append(f'{self._head}],"usage":{_json(usage_object(end.usage))}}}\n\n')
+        return "".join(chunks) + sse.DONE.decode()
+
+    def _finish_chunk(self, choice: ChoiceEnd) -> str:
+        finish_reason, stop_reason = finish(choice)
+        return self._chunk(
+            f'{{"index":{choice.index},{self._nothing},"logprobs":null,"finish_reason":"{finish_reason}",'
+            f'"stop_reason":{_json(stop_reason)}}}',
+            seed=True,
+        )
+
+    def _full_delta(self, delta: Delta) -> str:
+        self._completion_tokens += delta.tokens
+        logprobs = "null" if delta.logprobs is None else self._logprobs(delta.index, delta.logprobs)
+        token_ids = "" if delta.token_ids is None else f',"token_ids":{_json(delta.token_ids)}'
+        return self._chunk(
+            f'{{"index":{delta.index},{self._text_opening}{encode_basestring(delta.text)}{self._text_closing},'
+            f'"logprobs":{logprobs},"finish_reason":null{token_ids}}}'
+        )
+
+    def _chunk(self, choice: str, *, seed: bool = False) -> str:
+        usage = ""
+        if self._continuous_usage:
+            usage = f',"usage":{_json(usage_object(self._usage_so_far()))}'
+        elif self._include_usage:
+            usage = ',"usage":null'
+        told_seed = f',"seed":{self._seed}' if seed else ""
+        return f"{self._head}{choice}]{told_seed}{usage}}}\n\n"
+
+    def _usage_so_far(self) -> Usage:
+        prompt, completion = self._prompt_tokens, self._completion_tokens
+        return Usage(prompt, completion, prompt + completion)
+
+    @abstractmethod
+    def _id(self, stream_id: str) -> str: ...
+
+    @abstractmethod
+    def _opening_chunks(self) -> str: ...
+
+    @abstractmethod
+    def _logprobs(self, index: int, logprobs: Sequence[Logprob]) -> str: ...
+
+
+class ChatStreamEncoder(_ChunkEncoder):
+    """The body of a streamed chat completion: a role chunk per choice at once, text, finish chunks, usage if asked for."""
+
+    _object = "chat.completion.chunk"
+    _text_opening = '"delta":{"content":'
+    _text_closing = "}"
+    _nothing = '"delta":{}'
+
+    def _id(self, stream_id: str) -> str:
+        return chat_id(stream_id)
+
+    def _opening_chunks(self) -> str:
+        return "".join(
+            self._chunk(
+                f'{{"index":{index},"delta":{{"role":"assistant","content":""}},"logprobs":null,"finish_reason":null}}',
+                seed=True,
+            )
+            for index in range(self._n)
+        )
+
+    def _logprobs(self, index: int, logprobs: Sequence[Logprob]) -> str:
+        return _json(chat_logprobs(logprobs))
+
+
+class CompletionStreamEncoder(_ChunkEncoder):
+    """The body of a streamed completion. It has no opening chunk, so that the first chunk is the first text."""
+
+    _object = "text_completion"
+    _text_opening = '"text":'
+    _text_closing = ""
+    _nothing = '"text":""'
+
+    def __init__(self, *, n: int = 1, options: StreamOptions | None = None) -> None:
+        super().__init__(n=n, options=options)
+        self._offsets: dict[int, int] = {}
+
+    def _id(self, stream_id: str) -> str:
+        return completion_id(stream_id)
+
+    def _opening_chunks(self) -> str:
+        return ""
+
+    def _logprobs(self, index: int, logprobs: Sequence[Logprob]) -> str:
+        offset = self._offsets.get(index, 0)
+        self._offsets[index] = offset + sum(len(logprob.token) for logprob in logprobs)
+        return _json(completion_logprobs(logprobs, offset))
+
+
+class ChatFold(FrameFold):
+    """The answer to a chat completion that is not streamed."""
+
+    def result(self) -> dict[str, Any]:
+        """The whole stream, ready for a JSON encoder. Raises `ValueError` before the end frame."""
+        start, end = self._parts()
+        choices = [
+            {
+                "index": choice.index,
+                "message": {"role": "assistant", "content": folded.text, "refusal": None},
+                "logprobs": None if folded.logprobs is None else chat_logprobs(folded.logprobs),
+                **_ending(choice, folded),
+            }
+            for choice, folded in self._ended_choices(end)
+        ]
+        return _answer(chat_id(start.stream), "chat.completion", start, end, choices)
+
+
+class CompletionFold(FrameFold):
+    """The answer to a completion that is not streamed."""
+
+    def result(self) -> dict[str, Any]:
+        """The whole stream, ready for a JSON encoder. Raises `ValueError` before the end frame."""
+        start, end = self._parts()
+        choices = [
+            {
+                "index": choice.index,
+                "text": folded.text,
+                "logprobs": None if folded.logprobs is None else completion_logprobs(folded.logprobs, 0),
+                **_ending(choice, folded),
+            }
+            for choice, folded in self._ended_choices(end)
+        ]
+        return _answer(completion_id(start.stream), "text_completion", start, end, choices)
+
+
+def fold_chat(frames: Iterable[Frame]) -> dict[str, Any]:
+    """A finished stream as one chat completion. Raises what `ChatFold.add` and `ChatFold.result` raise."""
+    folded = ChatFold()
+    for frame in frames:
+        folded.add(frame)
+    return folded.result()
+
+
+def fold_completion(frames: Iterable[Frame]) -> dict[str, Any]:
+    """A finished stream as one completion. Raises what `CompletionFold.add` and `CompletionFold.result` raise."""
+    folded = CompletionFold()
+    for frame in frames:
+        folded.add(frame)
+    return folded.result()
+
+
+def chat_logprobs(logprobs: Sequence[Logprob]) -> dict[str, Any]:
+    """Log probabilities in the shape of chat completions."""
+    return {"content": msgspec.to_builtins(logprobs), "refusal": None}
+
+
+def completion_logprobs(logprobs: Sequence[Logprob], offset: int) -> dict[str, Any]:
+    """Log probabilities in the older shape of completions; `offset` is where the first token begins, in characters."""
+    offsets = list(accumulate((len(logprob.token) for logprob in logprobs), initial=offset))
+    return {
+        "tokens": [logprob.token for logprob in logprobs],
+        "token_logprobs": [logprob.logprob for logprob in logprobs],
+        "top_logprobs": [_by_token(logprob) for logprob in logprobs],
+        "text_offset": offsets[:-1],
+    }
+
+
+def error_event(error: ErrorDetail) -> str:
+    """A failure after the first byte, in the one form that every known client notices, and the end of the body."""
+    body = {"message": error.message, "type": error.type, "param": None, "code": error.code}
+    note = sse.comment(error.message).decode()
+    return f"event: error\n{note}data: {_json({'error': body})}\n\n{sse.DONE.decode()}"
+
+
+def finish(choice: ChoiceEnd) -> tuple[str, str | int | None]:
+    """The `finish_reason` and `stop_reason` of a choice, in words that clients of this dialect know."""
+    stop_reason = "cancelled" if choice.finish_reason == "cancelled" else choice.stop_reason
+    return _FINISH_REASONS[choice.finish_reason], stop_reason
+
+
+def _by_token(logprob: Logprob) -> dict[str, float]:
+    """The alternatives and the sampled token. Of tokens that look the same, the likeliest stands."""
+    likeliest = {logprob.token: logprob.logprob}
+    for top in logprob.top_logprobs:
+        likeliest[top.token] = max(top.logprob, likeliest.get(top.token, top.logprob))
+    return likeliest
+
+
+def _ending(choice: ChoiceEnd, folded: ChoiceFold) -> dict[str, Any]:
+    finish_reason, stop_reason = finish(choice)
+    ending: dict[str, Any] = {"finish_reason": finish_reason, "stop_reason": stop_reason}
+    if folded.token_ids is not None:
+        ending["token_ids"] = folded.token_ids
+    return ending
+
+
+def _answer(
+    answer_id: str, kind: str, start: Start, end: End, choices: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "id": answer_id,
+        "object": kind,
+        "created": start.created,
+        "model": start.model,
+        "stream_id": start.stream,
+        "choices": choices,
+        "seed": start.seed,
+        "usage": usage_object(end.usage),
+    }
+
+
+def _json(value: object) -> str:
+    return _encode_json(value).decode()

@@ -1,0 +1,266 @@
+"""The fields that the native body and the OpenAI bodies share, with their ranges, and the rules between fields.
+
+This is the only place where a range is written down. Types are strict: a string is no number, a boolean is no integer; an
+integer is a number. `null` means the same as leaving the field out.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, LiteralString
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.errors import InvalidRequest
+from app.schema.requests import GenerationRequest, Message, OnDisconnect
+from app.schema.sampling import MAX_LOGPROBS, SamplingParams
+from app.settings import LimitsSettings
+
+MAX_CHOICES = 8
+MAX_STOP_STRINGS = 16
+MAX_STOP_STRING_LENGTH = 1024
+MAX_STOP_TOKEN_IDS = 64
+MAX_BIASED_TOKENS = 1024
+# Below this a temperature only overflows the logits: it means greedy, as it does elsewhere.
+GREEDY_BELOW_TEMPERATURE = 1e-5
+
+REFUSAL = "refusal"
+
+
+def refusal(complaint: LiteralString, **context: object) -> PydanticCustomError:
+    """An own check's error. `complaint` ends a sentence that begins with the field's name, or with that of `field` in it."""
+    return PydanticCustomError(REFUSAL, complaint, context)
+
+
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+# The first bad id ends the check: a report of each of half a million would hold up every stream for seconds.
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
+
+
+def refuse_unknown(model: type[BaseModel], value: object) -> None:
+    """Refuses at the first field that `model` does not have, for the same reason."""
+    if isinstance(value, dict):
+        for name in value:
+            if name not in model.model_fields:
+                raise refusal("is not a field of this request", field=name)
+
+
+def _token_id_key(key: object) -> object:
+    """JSON has only strings for keys, so token ids come as decimal digits."""
+    if isinstance(key, str) and re.fullmatch(r"0|[1-9][0-9]{0,9}", key):
+        return int(key)
+    if isinstance(key, int) and not isinstance(key, bool):
+        return key
+    raise refusal("is not a token id")
+
+
+def _string_list(value: object) -> object:
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise refusal("must be a string or a list of strings")
+    return value
+
+
+BiasedToken = Annotated[TokenId, BeforeValidator(_token_id_key)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+def _bounded_bias(value: object) -> object:
+    """Checked before the entries are, so that a huge table costs nothing."""
+    if isinstance(value, dict) and len(value) > MAX_BIASED_TOKENS:
+        raise refusal("must have at most {most} entries", most=MAX_BIASED_TOKENS)
+    return value
+
+
+LogitBias = Annotated[dict[BiasedToken, Bias], BeforeValidator(_bounded_bias)]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_STRING_LENGTH)]
+StopStrings = Annotated[
+    list[StopString],
+    Field(max_length=MAX_STOP_STRINGS),
+    BeforeValidator(_string_list, json_schema_input_type=str | list[str]),
+]
+Logprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
+MaxTokens = Annotated[int, Field(ge=1)]
+
+
+class TextFormat(BaseModel):
+    """Free text, which is the default."""
+
+    model_config = ConfigDict(strict=True)
+    type: Literal["text"]
+
+
+class JsonObjectFormat(BaseModel):
+    """Any JSON object."""
+
+    model_config = ConfigDict(strict=True)
+    type: Literal["json_object"]
+
+
+class JsonSchema(BaseModel):
+    model_config = ConfigDict(strict=True)
+    json_schema: dict[str, Any] = Field(alias="schema")
+    name: Annotated[str, Field(max_length=64)] | None = None
+
+
+class JsonSchemaFormat(BaseModel):
+    """JSON that fits a schema."""
+
+    model_config = ConfigDict(strict=True)
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+class RegexFormat(BaseModel):
+    """Text that matches a regular expression as a whole."""
+
+    model_config = ConfigDict(strict=True)
+    type: Literal["regex"]
+    pattern: Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+ResponseFormat = Annotated[
+    TextFormat | JsonObjectFormat | JsonSchemaFormat | RegexFormat, Field(discriminator="type")
+]
+
+
+class GenerationFields(BaseModel):
+    """What every dialect can say about one generation."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    model: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
+        default=None, description="A name that GET /v1/models lists. May be left out when there is one model."
+    )
+    min_tokens: int = Field(
+        default=0, ge=0, description="No end token and no stop counts before this many tokens."
+    )
+    ignore_eos: bool = Field(
+        default=False, description="Go on after the model's own end token, to max_tokens."
+    )
+    temperature: float = Field(default=1.0, ge=0, le=2, description="0 is greedy.")
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="Sample among the likeliest tokens that add up to this."
+    )
+    top_k: int = Field(
+        default=0, ge=-1, le=1_000_000, description="Sample among this many tokens. 0 and -1 switch it off."
+    )
+    min_p: float = Field(
+        default=0.0, ge=0, le=1, description="Drop tokens less likely than this share of the likeliest."
+    )
+    seed: int | None = Field(
+        default=None,
+        ge=-(2**63),
+        le=2**63 - 1,
+        description="Makes sampling repeatable. The server draws one if there is none.",
+    )
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
+    repetition_penalty: float = Field(default=1.0, ge=0.01, le=10, description="1 switches it off.")
+    logit_bias: LogitBias = Field(
+        default={},
+        description="Added to the logits of these token ids.",
+        examples=[{"42": -100}],
+    )
+    stop: StopStrings = Field(
+        default=[],
+        description="Ends the answer before the first of these strings.",
+        examples=["\n\n", ["END", "###"]],
+    )
+    stop_token_ids: list[TokenId] = Field(
+        default=[], max_length=MAX_STOP_TOKEN_IDS, description="Each ends the answer."
+    )
+    n: int = Field(default=1, ge=1, le=MAX_CHOICES, description="How many answers to the same prompt.")
+    return_token_ids: bool = Field(default=False, description="Send the token ids with the text.")
+    response_format: ResponseFormat | None = Field(default=None, description="Only text is supported so far.")
+    timeout_s: float | None = Field(
+        default=None, gt=0, description="The stream ends with an error after so many seconds."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        if cls.model_config.get("extra") == "forbid":
+            refuse_unknown(cls, value)
+        return {key: item for key, item in value.items() if item is not None or key not in cls.model_fields}
+
+    def _request(
+        self,
+        limits: LimitsSettings,
+        default_model: str | None,
+        *,
+        max_tokens: int | None,
+        max_tokens_param: str,
+        logprobs: int | None,
+        on_disconnect: OnDisconnect,
+        stream: bool,
+        prompt: str | None = None,
+        messages: tuple[Message, ...] | None = None,
+        prompt_token_ids: tuple[int, ...] | None = None,
+    ) -> GenerationRequest:
+        """The request, after the rules that hold between fields. Raises `InvalidRequest`."""
+        model = self.model or default_model
+        if model is None:
+            raise InvalidRequest("model is required: several models are served here.", param="model")
+        self._check_supported()
+        self._check_limits(limits, max_tokens, max_tokens_param)
+        return GenerationRequest(
+            model=model,
+            sampling=self._sampling(max_tokens, logprobs),
+            seed=self.seed,
+            prompt=prompt,
+            messages=messages,
+            prompt_token_ids=prompt_token_ids,
+            stop=tuple(self.stop),
+            n=self.n,
+            return_token_ids=self.return_token_ids,
+            stream=stream,
+            timeout_s=self.timeout_s,
+            on_disconnect=on_disconnect,
+        )
+
+    def _sampling(self, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+        return SamplingParams(
+            max_tokens=max_tokens or 0,
+            min_tokens=self.min_tokens,
+            ignore_eos=self.ignore_eos,
+            temperature=0.0 if self.temperature < GREEDY_BELOW_TEMPERATURE else self.temperature,
+            top_p=self.top_p,
+            top_k=max(self.top_k, 0),
+            min_p=self.min_p,
+            seed=self.seed or 0,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias=self.logit_bias,
+            stop_token_ids=tuple(self.stop_token_ids),
+            logprobs=logprobs,
+        )
+
+    def _check_supported(self) -> None:
+        if self.response_format is not None and self.response_format.type != "text":
+            raise InvalidRequest(
+                f"response_format {self.response_format.type} is not supported yet; only text is.",
+                param="response_format",
+            )
+
+    def _check_limits(self, limits: LimitsSettings, max_tokens: int | None, max_tokens_param: str) -> None:
+        most = limits.max_output_tokens
+        if max_tokens is not None and max_tokens > most:
+            raise InvalidRequest(
+                f"{max_tokens_param} must be at most {most}, not {max_tokens}.", param=max_tokens_param
+            )
+        if self.min_tokens > (max_tokens or most):
+            than = max_tokens_param if max_tokens else "the limit for max_tokens"
+            raise InvalidRequest(
+                f"min_tokens ({self.min_tokens}) must not be more than {than} ({max_tokens or most}).",
+                param="min_tokens",
+            )
+        if self.timeout_s is not None and self.timeout_s > limits.request_timeout_s:
+            raise InvalidRequest(
+                f"timeout_s must be at most {limits.request_timeout_s:g}.", param="timeout_s"
+            )

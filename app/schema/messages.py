@@ -1,0 +1,141 @@
+"""The messages of a chat as a client writes them: content as a string, or as a list of text parts.
+
+The rules are the same for both dialects; the native one refuses unknown fields, the OpenAI one ignores them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+
+from app.schema.fields import refusal, refuse_unknown
+from app.schema.requests import Message
+
+MAX_MESSAGES = 1024
+MAX_PARTS = 256
+
+_ROLES = ("system", "developer", "user", "assistant")
+
+
+def _text_only(kind: str) -> str:
+    if kind != "text":
+        raise refusal("is not supported: only parts of type text are")
+    return kind
+
+
+def _known_role(role: str) -> str:
+    if role in ("tool", "function"):
+        raise refusal("is not supported: tools are not available yet")
+    if role not in _ROLES:
+        raise refusal("must be one of system, developer, user, assistant")
+    return role
+
+
+def _string_or_parts(content: object) -> str:
+    return "parts" if isinstance(content, list) else "string"
+
+
+PartType = Annotated[str, AfterValidator(_text_only), Field(json_schema_extra={"enum": ["text"]})]
+Role = Annotated[str, AfterValidator(_known_role), Field(json_schema_extra={"enum": list(_ROLES)})]
+
+
+class TextPart(BaseModel):
+    """A piece of a message. Pieces are put together as they are, with nothing between them."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    type: PartType
+    text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_fields(cls, value: object) -> object:
+        # An image has other fields than a text: say that it is an image, not that its fields are unknown.
+        if isinstance(value, dict) and value.get("type", "text") == "text":
+            refuse_unknown(cls, value)
+        return value
+
+
+def _without_cache_marks(part: object) -> object:
+    """OpenAI clients add fields to a part (cache marks, annotations) that mean nothing here."""
+    if isinstance(part, dict):
+        return {key: part[key] for key in ("type", "text") if key in part}
+    return part
+
+
+Parts = Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True)]
+LenientParts = Annotated[
+    list[Annotated[TextPart, BeforeValidator(_without_cache_marks)]],
+    Field(min_length=1, max_length=MAX_PARTS, fail_fast=True),
+]
+
+
+class ChatMessage(BaseModel):
+    """One message of a native body."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    role: Role
+    content: Annotated[
+        Annotated[str, Tag("string")] | Annotated[Parts, Tag("parts")],
+        Discriminator(_string_or_parts),
+    ]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, value: object) -> object:
+        refuse_unknown(cls, value)
+        return value
+
+
+class OpenAIChatMessage(BaseModel):
+    """One message of an OpenAI body. Names and the like are ignored; what would change the answer is refused."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    role: Role
+    content: Annotated[
+        Annotated[str, Tag("string")] | Annotated[LenientParts, Tag("parts")],
+        Discriminator(_string_or_parts),
+    ]
+    tool_calls: Annotated[Any, Field(json_schema_extra={"deprecated": True})] = None
+    function_call: Annotated[Any, Field(json_schema_extra={"deprecated": True})] = None
+    audio: Annotated[Any, Field(json_schema_extra={"deprecated": True})] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, value: object) -> object:
+        if isinstance(value, dict):
+            for name in ("tool_calls", "function_call", "audio"):
+                if value.get(name):
+                    raise refusal("is not supported yet", field=name)
+        return value
+
+
+ChatMessages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+OpenAIChatMessages = Annotated[
+    list[OpenAIChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
+]
+
+
+def to_messages(messages: Sequence[ChatMessage | OpenAIChatMessage]) -> tuple[Message, ...]:
+    """The messages as the tokenizer's template takes them: parts joined, `developer` as `system`."""
+    return tuple(
+        Message(role=_template_role(message.role), content=_text(message.content)) for message in messages
+    )
+
+
+def _template_role(role: str) -> str:
+    return "system" if role == "developer" else role
+
+
+def _text(content: str | Sequence[TextPart]) -> str:
+    return content if isinstance(content, str) else "".join(part.text for part in content)

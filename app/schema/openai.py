@@ -1,0 +1,190 @@
+"""The bodies of `POST /v1/chat/completions` and `POST /v1/completions`.
+
+Unknown fields are ignored, as clients of this dialect expect. Known ones that would change the answer and are not available
+are refused by name, never dropped. Both bodies become the same request as a native one, by the same rules.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+
+from app.errors import InvalidRequest
+from app.schema.fields import GenerationFields, Logprobs, MaxTokens, TokenIds, refusal
+from app.schema.messages import OpenAIChatMessages, to_messages
+from app.schema.requests import GenerationRequest, OnDisconnect
+from app.settings import LimitsSettings
+
+COMPLETION_MAX_TOKENS = 16
+
+# Fields of OpenAI and of vLLM that would change the answer, with the values that ask for nothing. Others are ignored.
+_UNAVAILABLE: dict[str, tuple[object, ...]] = {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "audio": (),
+    "modalities": (["text"], []),
+    "web_search_options": (),
+    "suffix": ("",),
+    "echo": (False,),
+    "use_beam_search": (False,),
+    "prompt_logprobs": (0, False),
+    "allowed_token_ids": ([],),
+    "bad_words": ([],),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structured_outputs": (),
+    "include_stop_str_in_output": (False,),
+    "continue_final_message": (False,),
+    "chat_template": (),
+    "prompt_embeds": (),
+}
+
+
+class StreamOptions(BaseModel):
+    """What a streamed answer carries besides text."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    include_usage: bool = Field(
+        default=False, description="One more chunk, with the usage and no choices, before the end."
+    )
+    continuous_usage_stats: bool = Field(default=False, description="The usage so far in every chunk.")
+
+
+class _OpenAIBody(GenerationFields):
+    """What both OpenAI routes take."""
+
+    model_config = ConfigDict(extra="allow")
+
+    stream: bool = Field(default=False, description="true: chunks as server-sent events.")
+    stream_options: StreamOptions | None = Field(default=None, description="Only with stream: true.")
+    on_disconnect: OnDisconnect = Field(
+        default="cancel", description="What becomes of the stream when its last reader goes."
+    )
+
+    def _check_dialect(self) -> None:
+        """Raises `InvalidRequest` for fields that this service knows and can't honour."""
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequest(
+                "stream_options is only allowed when stream is true.", param="stream_options"
+            )
+        for name, value in (self.model_extra or {}).items():
+            if value is not None and name in _UNAVAILABLE and value not in _UNAVAILABLE[name]:
+                raise InvalidRequest(f"{name} is not supported yet.", param=name)
+
+
+class ChatCompletionBody(_OpenAIBody):
+    """The body of `POST /v1/chat/completions`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "storyteller",
+                    "messages": [{"role": "user", "content": "Tell me a story about a fox."}],
+                    "stream": True,
+                }
+            ]
+        },
+    )
+
+    messages: OpenAIChatMessages
+    max_tokens: MaxTokens | None = Field(default=None, description="The older name of max_completion_tokens.")
+    max_completion_tokens: MaxTokens | None = Field(
+        default=None, description="As many as the context leaves if left out."
+    )
+    logprobs: bool = Field(default=False, description="Report the log probability of each token.")
+    top_logprobs: Logprobs | None = Field(
+        default=None, description="How many alternatives to report; needs logprobs: true."
+    )
+
+    def to_request(self, limits: LimitsSettings, default_model: str | None) -> GenerationRequest:
+        """The request that this body asks for; `default_model` is the only model's name, or None if there are several.
+
+        Raises `InvalidRequest` for what contradicts itself, exceeds `limits` or is not supported.
+        """
+        self._check_dialect()
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidRequest("top_logprobs is only allowed when logprobs is true.", param="top_logprobs")
+        max_tokens, max_tokens_param = self._max_tokens()
+        return self._request(
+            limits,
+            default_model,
+            max_tokens=max_tokens,
+            max_tokens_param=max_tokens_param,
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            on_disconnect=self.on_disconnect,
+            stream=self.stream,
+            messages=to_messages(self.messages),
+        )
+
+    def _max_tokens(self) -> tuple[int | None, str]:
+        if self.max_completion_tokens is None:
+            return self.max_tokens, "max_tokens"
+        if self.max_tokens not in (None, self.max_completion_tokens):
+            raise InvalidRequest(
+                "max_tokens and max_completion_tokens differ; send one of them.", param="max_tokens"
+            )
+        return self.max_completion_tokens, "max_completion_tokens"
+
+
+def _one_prompt(value: object) -> object:
+    """A list of one prompt is that prompt."""
+    if not isinstance(value, list) or not value or not isinstance(value[0], str | list):
+        return value
+    if len(value) > 1:
+        raise refusal("must be one prompt: send a request for each")
+    return value[0]
+
+
+def _text_or_ids(value: object) -> str:
+    return "ids" if isinstance(value, list) else "text"
+
+
+CompletionPrompt = Annotated[
+    Annotated[str, Field(min_length=1), Tag("text")] | Annotated[TokenIds, Tag("ids")],
+    Discriminator(_text_or_ids),
+    BeforeValidator(_one_prompt, json_schema_input_type=str | list[int] | list[str] | list[list[int]]),
+]
+
+
+class CompletionBody(_OpenAIBody):
+    """The body of `POST /v1/completions`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"model": "storyteller", "prompt": "Once upon a time", "stream": True}]
+        }
+    )
+
+    prompt: CompletionPrompt = Field(description="One text, or one list of token ids; also as a list of one.")
+    max_tokens: MaxTokens = Field(default=COMPLETION_MAX_TOKENS, description="How many tokens at most.")
+    logprobs: Logprobs | None = Field(
+        default=None, description="How many alternatives to report with each token."
+    )
+    best_of: int | None = Field(default=None, description="Only the same as n.")
+
+    def to_request(self, limits: LimitsSettings, default_model: str | None) -> GenerationRequest:
+        """The request that this body asks for; `default_model` is the only model's name, or None if there are several.
+
+        Raises `InvalidRequest` for what contradicts itself, exceeds `limits` or is not supported.
+        """
+        self._check_dialect()
+        if self.best_of not in (None, self.n):
+            raise InvalidRequest("best_of is only supported when it equals n.", param="best_of")
+        return self._request(
+            limits,
+            default_model,
+            max_tokens=self.max_tokens,
+            max_tokens_param="max_tokens",
+            logprobs=self.logprobs,
+            on_disconnect=self.on_disconnect,
+            stream=self.stream,
+            prompt=self.prompt if isinstance(self.prompt, str) else None,
+            prompt_token_ids=None if isinstance(self.prompt, str) else tuple(self.prompt),
+        )

@@ -1,0 +1,1 @@
+"""Wire formats: frames to bytes and back, without any I/O."""

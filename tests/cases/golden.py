@@ -1,0 +1,60 @@
+"""The wire formats whose exact bytes are kept in `tests/golden`, one file for each stream and format.
+
+`python -m tests.cases.golden` writes the files anew; read the difference before you keep it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from app.dialects.native import fold
+from app.dialects.openai import ChatStreamEncoder, CompletionStreamEncoder, fold_chat, fold_completion
+from app.schema.frames import Error, Frame
+from app.schema.openai import StreamOptions
+from app.wire.sse import NativeSseEncoder
+from tests.cases.frames import CHOICES, STREAM, STREAMS
+
+FOLDER = Path(__file__).parent.parent / "golden"
+
+_USAGE = StreamOptions(include_usage=True)
+_CONTINUOUS = StreamOptions(include_usage=True, continuous_usage_stats=True)
+
+SSE: dict[str, Callable[[str], bytes]] = {
+    "native": lambda name: NativeSseEncoder(STREAM).encode(STREAMS[name]),
+    "chat": lambda name: ChatStreamEncoder(n=CHOICES[name]).encode(STREAMS[name]),
+    "chat_usage": lambda name: ChatStreamEncoder(n=CHOICES[name], options=_USAGE).encode(STREAMS[name]),
+    "chat_continuous": lambda name: ChatStreamEncoder(n=CHOICES[name], options=_CONTINUOUS).encode(
+        STREAMS[name]
+    ),
+    "completion": lambda name: CompletionStreamEncoder(n=CHOICES[name]).encode(STREAMS[name]),
+    "completion_usage": lambda name: CompletionStreamEncoder(n=CHOICES[name], options=_USAGE).encode(
+        STREAMS[name]
+    ),
+}
+
+FOLDS: dict[str, Callable[[Sequence[Frame]], dict[str, Any]]] = {
+    "native": fold,
+    "chat": fold_chat,
+    "completion": fold_completion,
+}
+
+
+def _folded(name: str, write: Callable[[Sequence[Frame]], dict[str, Any]]) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(write(STREAMS[name])), indent=2) + b"\n"
+
+
+def golden() -> dict[str, bytes]:
+    """The files by name, as the code makes them now."""
+    files = {f"{name}.{kind}.sse": write(name) for name in STREAMS for kind, write in SSE.items()}
+    whole = [name for name, frames in STREAMS.items() if not isinstance(frames[-1], Error)]
+    files |= {f"{name}.{kind}.json": _folded(name, write) for name in whole for kind, write in FOLDS.items()}
+    return files
+
+
+if __name__ == "__main__":
+    for file_name, content in golden().items():
+        (FOLDER / file_name).write_bytes(content)

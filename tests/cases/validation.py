@@ -1,0 +1,246 @@
+"""Bodies that must be refused, for each dialect: what is sent, the field that is named, words of the message."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Refused(NamedTuple):
+    name: str
+    body: Any
+    param: str | None
+    message: str
+
+
+def _with(prompt: dict[str, Any], cases: list[tuple[str, dict[str, Any], str | None, str]]) -> list[Refused]:
+    return [Refused(name, prompt | fields, param, message) for name, fields, param, message in cases]
+
+
+MESSAGES = [{"role": "user", "content": "Hello."}]
+
+# What every dialect refuses, in fields that all of them have.
+_SHARED: list[tuple[str, dict[str, Any], str | None, str]] = [
+    ("model_number", {"model": 5}, "model", "must be a string"),
+    ("model_empty", {"model": ""}, "model", "must not be empty"),
+    ("model_long", {"model": "m" * 129}, "model", "at most 128 characters"),
+    ("temperature_string", {"temperature": "1"}, "temperature", "must be a number"),
+    ("temperature_bool", {"temperature": True}, "temperature", "must be a number"),
+    ("temperature_high", {"temperature": 2.5}, "temperature", "at most 2, not 2.5"),
+    ("temperature_low", {"temperature": -0.1}, "temperature", "at least 0, not -0.1"),
+    ("temperature_infinite", {"temperature": float("inf")}, "temperature", "must be a finite number"),
+    ("temperature_nan", {"temperature": float("nan")}, "temperature", "must be a finite number"),
+    ("top_p_zero", {"top_p": 0}, "top_p", "must be greater than 0"),
+    ("top_p_high", {"top_p": 1.1}, "top_p", "at most 1"),
+    ("top_k_fraction", {"top_k": 1.5}, "top_k", "must be an integer"),
+    ("top_k_low", {"top_k": -2}, "top_k", "at least -1"),
+    ("min_p_high", {"min_p": 1.01}, "min_p", "at most 1"),
+    ("seed_string", {"seed": "7"}, "seed", "must be an integer"),
+    ("seed_high", {"seed": 2**63}, "seed", "at most 9223372036854775807"),
+    ("seed_low", {"seed": -(2**63) - 1}, "seed", "at least -9223372036854775808"),
+    ("presence_penalty_high", {"presence_penalty": 2.1}, "presence_penalty", "at most 2"),
+    ("frequency_penalty_low", {"frequency_penalty": -2.1}, "frequency_penalty", "at least -2"),
+    ("repetition_penalty_zero", {"repetition_penalty": 0}, "repetition_penalty", "at least 0.01"),
+    ("repetition_penalty_high", {"repetition_penalty": 11}, "repetition_penalty", "at most 10"),
+    ("logit_bias_list", {"logit_bias": [1]}, "logit_bias", "must be an object"),
+    ("logit_bias_key", {"logit_bias": {"1": 1, "a": 1}}, "logit_bias.a", "is not a token id"),
+    ("logit_bias_padded_key", {"logit_bias": {"01": 1}}, "logit_bias.01", "is not a token id"),
+    ("logit_bias_negative_key", {"logit_bias": {"-1": 1}}, "logit_bias.-1", "is not a token id"),
+    ("logit_bias_high", {"logit_bias": {"1": 101}}, "logit_bias.1", "at most 100"),
+    ("logit_bias_null", {"logit_bias": {"1": None}}, "logit_bias.1", "must be a number"),
+    (
+        "logit_bias_long",
+        {"logit_bias": {str(i): 1 for i in range(1025)}},
+        "logit_bias",
+        "at most 1024 entries",
+    ),
+    ("stop_number", {"stop": 5}, "stop", "must be a string or a list of strings"),
+    ("stop_empty", {"stop": ""}, "stop", "must not be empty"),
+    ("stop_empty_entry", {"stop": ["a", ""]}, "stop[1]", "must not be empty"),
+    ("stop_entry_null", {"stop": [None]}, "stop[0]", "must be a string"),
+    ("stop_long", {"stop": "a" * 1025}, "stop", "at most 1024 characters"),
+    ("stop_many", {"stop": ["a"] * 17}, "stop", "at most 16 entries"),
+    ("stop_token_ids_single", {"stop_token_ids": 7}, "stop_token_ids", "must be a list"),
+    ("stop_token_ids_negative", {"stop_token_ids": [1, -1]}, "stop_token_ids[1]", "at least 0"),
+    ("stop_token_ids_many", {"stop_token_ids": [1] * 65}, "stop_token_ids", "at most 64 entries"),
+    ("n_zero", {"n": 0}, "n", "at least 1"),
+    ("n_high", {"n": 9}, "n", "at most 8"),
+    ("n_bool", {"n": True}, "n", "must be an integer"),
+    ("max_tokens_zero", {"max_tokens": 0}, "max_tokens", "at least 1"),
+    ("max_tokens_high", {"max_tokens": 2049}, "max_tokens", "at most 2048, not 2049"),
+    ("max_tokens_string", {"max_tokens": "16"}, "max_tokens", "must be an integer"),
+    ("min_tokens_negative", {"min_tokens": -1}, "min_tokens", "at least 0"),
+    (
+        "min_over_max",
+        {"max_tokens": 4, "min_tokens": 5},
+        "min_tokens",
+        "must not be more than max_tokens (4)",
+    ),
+    ("ignore_eos_number", {"ignore_eos": 1}, "ignore_eos", "must be true or false"),
+    ("return_token_ids_string", {"return_token_ids": "yes"}, "return_token_ids", "must be true or false"),
+    ("stream_string", {"stream": "true"}, "stream", "must be true or false"),
+    ("timeout_zero", {"timeout_s": 0}, "timeout_s", "greater than 0"),
+    ("timeout_high", {"timeout_s": 601}, "timeout_s", "at most 600"),
+    ("on_disconnect", {"on_disconnect": "wait"}, "on_disconnect", "must be one of cancel, grace or continue"),
+    ("format_string", {"response_format": "json"}, "response_format", "must be an object"),
+    ("format_untyped", {"response_format": {}}, "response_format.type", "is required"),
+    (
+        "format_unknown",
+        {"response_format": {"type": "xml"}},
+        "response_format.type",
+        "must be one of text, json_object, json_schema, regex",
+    ),
+    (
+        "format_schema_missing",
+        {"response_format": {"type": "json_schema", "json_schema": {}}},
+        "response_format.json_schema.schema",
+        "is required",
+    ),
+    ("format_json", {"response_format": {"type": "json_object"}}, "response_format", "is not supported yet"),
+    (
+        "format_schema",
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+        "response_format",
+        "is not supported yet",
+    ),
+    (
+        "format_regex",
+        {"response_format": {"type": "regex", "pattern": "a+"}},
+        "response_format",
+        "is not supported yet",
+    ),
+]
+
+# What both dialects refuse in a chat.
+_CHAT: list[tuple[str, dict[str, Any], str | None, str]] = [
+    ("messages_empty", {"messages": []}, "messages", "must not be empty"),
+    ("messages_string", {"messages": "Hello."}, "messages", "must be a list"),
+    ("messages_many", {"messages": MESSAGES * 1025}, "messages", "at most 1024 entries"),
+    ("message_string", {"messages": ["Hello."]}, "messages[0]", "must be an object"),
+    ("message_empty", {"messages": [{}]}, "messages[0].role", "is required"),
+    ("no_content", {"messages": [*MESSAGES, {"role": "user"}]}, "messages[1].content", "is required"),
+    (
+        "content_number",
+        {"messages": [{"role": "user", "content": 5}]},
+        "messages[0].content",
+        "must be a string",
+    ),
+    (
+        "content_null",
+        {"messages": [{"role": "user", "content": None}]},
+        "messages[0].content",
+        "must be a string",
+    ),
+    ("no_parts", {"messages": [{"role": "user", "content": []}]}, "messages[0].content", "must not be empty"),
+    (
+        "image_part",
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        "messages[0].content[0].type",
+        "only parts of type text",
+    ),
+    (
+        "part_without_text",
+        {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+        "messages[0].content[0].text",
+        "is required",
+    ),
+    ("tool", {"messages": [{"role": "tool", "content": "5"}]}, "messages[0].role", "tools are not available"),
+    ("role", {"messages": [{"role": "critic", "content": "5"}]}, "messages[0].role", "must be one of system"),
+]
+
+NATIVE: list[Refused] = [
+    Refused("list", [1], None, "must be a JSON object"),
+    Refused("nothing", {}, "prompt", "One of prompt, messages and prompt_token_ids is required"),
+    Refused(
+        "two_prompts", {"prompt": "a", "messages": MESSAGES}, "messages", "Only one of prompt and messages"
+    ),
+    Refused("prompt_number", {"prompt": 5}, "prompt", "must be a string"),
+    Refused("prompt_empty", {"prompt": ""}, "prompt", "must not be empty"),
+    Refused("prompt_surrogate", {"prompt": "\ud800"}, "prompt", "must be valid Unicode"),
+    Refused("ids_empty", {"prompt_token_ids": []}, "prompt_token_ids", "must not be empty"),
+    Refused("ids_negative", {"prompt_token_ids": [1, -2]}, "prompt_token_ids[1]", "at least 0, not -2"),
+    Refused("ids_strings", {"prompt_token_ids": ["a"]}, "prompt_token_ids[0]", "must be an integer"),
+    Refused("unknown", {"prompt": "a", "temprature": 1}, "temprature", "is not a field of this request"),
+    Refused("unknown_null", {"prompt": "a", "best": None}, "best", "is not a field of this request"),
+    Refused(
+        "unknown_in_message",
+        {"messages": [{"role": "user", "content": "a", "name": "b"}]},
+        "messages[0].name",
+        "is not a field of this request",
+    ),
+    Refused("detach", {"prompt": "a", "detach": True}, "detach", "is not supported yet"),
+    Refused("logprobs_high", {"prompt": "a", "logprobs": 21}, "logprobs", "at most 20"),
+    Refused("logprobs_bool", {"prompt": "a", "logprobs": True}, "logprobs", "must be an integer"),
+    *_with({"prompt": "a"}, _SHARED),
+    *_with({}, _CHAT),
+]
+
+CHAT: list[Refused] = [
+    Refused("nothing", {}, "messages", "is required"),
+    Refused(
+        "stream_options",
+        {"messages": MESSAGES, "stream_options": {}},
+        "stream_options",
+        "when stream is true",
+    ),
+    Refused(
+        "include_usage",
+        {"messages": MESSAGES, "stream": True, "stream_options": {"include_usage": 1}},
+        "stream_options.include_usage",
+        "must be true or false",
+    ),
+    Refused("logprobs_number", {"messages": MESSAGES, "logprobs": 3}, "logprobs", "must be true or false"),
+    Refused("top_alone", {"messages": MESSAGES, "top_logprobs": 3}, "top_logprobs", "when logprobs is true"),
+    Refused(
+        "top_high", {"messages": MESSAGES, "logprobs": True, "top_logprobs": 21}, "top_logprobs", "at most 20"
+    ),
+    Refused(
+        "limits_differ",
+        {"messages": MESSAGES, "max_tokens": 1, "max_completion_tokens": 2},
+        "max_tokens",
+        "differ; send one",
+    ),
+    Refused(
+        "new_limit_high",
+        {"messages": MESSAGES, "max_completion_tokens": 2049},
+        "max_completion_tokens",
+        "max_completion_tokens must be at most 2048",
+    ),
+    Refused(
+        "tool_calls",
+        {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]},
+        "messages[0].tool_calls",
+        "is not supported yet",
+    ),
+    Refused(
+        "tools", {"messages": MESSAGES, "tools": [{"type": "function"}]}, "tools", "is not supported yet"
+    ),
+    Refused(
+        "tool_choice",
+        {"messages": MESSAGES, "tool_choice": "required"},
+        "tool_choice",
+        "is not supported yet",
+    ),
+    Refused("functions", {"messages": MESSAGES, "functions": [{}]}, "functions", "is not supported yet"),
+    Refused(
+        "audio", {"messages": MESSAGES, "modalities": ["text", "audio"]}, "modalities", "is not supported yet"
+    ),
+    Refused("guided", {"messages": MESSAGES, "guided_json": {}}, "guided_json", "is not supported yet"),
+    *_with({"messages": MESSAGES}, _SHARED),
+    *_with({}, _CHAT),
+]
+
+COMPLETION: list[Refused] = [
+    Refused("nothing", {}, "prompt", "is required"),
+    Refused("prompt_number", {"prompt": 5}, "prompt", "must be a string"),
+    Refused("prompt_empty", {"prompt": ""}, "prompt", "must not be empty"),
+    Refused("no_prompts", {"prompt": []}, "prompt", "must not be empty"),
+    Refused("several_prompts", {"prompt": ["a", "b"]}, "prompt", "send a request for each"),
+    Refused("several_id_lists", {"prompt": [[1], [2]]}, "prompt", "send a request for each"),
+    Refused("mixed_ids", {"prompt": [1, "a"]}, "prompt[1]", "must be an integer"),
+    Refused("echo", {"prompt": "a", "echo": True}, "echo", "is not supported yet"),
+    Refused("suffix", {"prompt": "a", "suffix": "z"}, "suffix", "is not supported yet"),
+    Refused("best_of", {"prompt": "a", "best_of": 2}, "best_of", "when it equals n"),
+    Refused("logprobs_bool", {"prompt": "a", "logprobs": True}, "logprobs", "must be an integer"),
+    Refused("stream_options", {"prompt": "a", "stream_options": {}}, "stream_options", "when stream is true"),
+    *_with({"prompt": "a"}, _SHARED),
+]

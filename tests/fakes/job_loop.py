@@ -1,0 +1,51 @@
+"""An engine loop whose steps the test makes."""
+
+from __future__ import annotations
+
+from app.schema.tokens import EngineFinish, Job, TokenBatch
+from deployments.generator_server import GeneratorServer
+
+
+class FakeJobLoop:
+    """Implements `deployments.generator_server.JobLoop`. `refusal` is raised instead of accepting."""
+
+    def __init__(self, server: GeneratorServer) -> None:
+        self.healthy = True
+        self.refusal: Exception | None = None
+        self.jobs: dict[tuple[str, int], Job] = {}
+        self.paused: set[tuple[str, int]] = set()
+        self.controls: list[tuple[str, int]] = []
+        self._server = server
+        self._counts: dict[tuple[str, int, int], int] = {}
+        server.serve(self)
+
+    async def add(self, job: Job) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.jobs[job.ingress, job.key] = job
+
+    def abort(self, ingress: str, key: int) -> None:
+        self.jobs.pop((ingress, key), None)
+
+    def pause(self, ingress: str, key: int) -> None:
+        self.paused.add((ingress, key))
+        self.controls.append(("pause", key))
+
+    def resume(self, ingress: str, key: int) -> None:
+        self.paused.discard((ingress, key))
+        self.controls.append(("resume", key))
+
+    def step(self, tokens: int = 1, finish: EngineFinish | None = None) -> None:
+        """Makes `tokens` tokens for each choice of each job: their numbers are their ids."""
+        outputs: dict[str, list[TokenBatch]] = {}
+        for (ingress, key), job in list(self.jobs.items()):
+            for choice in range(job.n):
+                position = self._counts.get((ingress, key, choice), 0)
+                self._counts[ingress, key, choice] = position + tokens
+                ids = list(range(position, position + tokens))
+                outputs.setdefault(ingress, []).append(TokenBatch(key, choice, position, ids, finish))
+            if finish is not None:
+                del self.jobs[ingress, key]
+        self._server.deliver(outputs)
+
+

@@ -1,0 +1,102 @@
+"""Rules of the repository that no tool checks: sizes, names, and that what is imported is declared and pinned."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+REQUIRED = [Requirement(line) for line in PROJECT["dependencies"]]
+REQUIRED_BY_TESTS = [Requirement(line) for line in PROJECT["optional-dependencies"]["test"]]
+REQUIRED_BY_BENCHMARKS = [Requirement(line) for line in PROJECT["optional-dependencies"]["bench"]]
+EVERYTHING_REQUIRED = {str(line): line for line in REQUIRED + REQUIRED_BY_TESTS + REQUIRED_BY_BENCHMARKS}
+SOURCES = [path for package in ("app", "deployments") for path in sorted((ROOT / package).rglob("*.py"))]
+BENCHMARKS = [path for path in SOURCES if {"bench", "baselines"} & set(path.relative_to(ROOT).parts)]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 70
+EMPTY_NAMES = {"util", "utils", "common", "helper", "helpers", "manager", "misc"}
+
+
+def imported_packages(paths: list[Path]) -> dict[str, str]:
+    """The top-level packages that the files import, each with one place that does."""
+    found: dict[str, str] = {}
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            else:
+                continue
+            for name in names:
+                found.setdefault(name.split(".")[0], f"{path.relative_to(ROOT)}:{node.lineno}")
+    return found
+
+
+def test_files_are_short_enough_to_hold_one_thing() -> None:
+    lengths = {path.relative_to(ROOT): len(path.read_text("utf-8").splitlines()) for path in SOURCES}
+    long = [f"{path}: {lines} lines" for path, lines in lengths.items() if lines > MAX_FILE_LINES]
+    assert not long, "\n".join(long)
+
+
+def test_functions_are_short() -> None:
+    long = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > MAX_FUNCTION_LINES:
+                    long.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name} has {lines} lines")
+    assert not long, "\n".join(long)
+
+
+def test_names_of_modules_say_what_is_in_them() -> None:
+    named = [path.relative_to(ROOT) for path in SOURCES + TESTS]
+    empty = [str(path) for path in named if EMPTY_NAMES & set(re.split(r"[/_.]", str(path)))]
+    assert not empty, "\n".join(empty)
+
+
+@pytest.mark.parametrize(
+    ("paths", "requirements"),
+    [
+        pytest.param([path for path in SOURCES if path not in BENCHMARKS], REQUIRED, id="packages"),
+        pytest.param(BENCHMARKS, REQUIRED + REQUIRED_BY_BENCHMARKS, id="benchmarks"),
+        pytest.param(TESTS, REQUIRED + REQUIRED_BY_TESTS, id="tests"),
+    ],
+)
+def test_what_is_imported_is_declared(paths: list[Path], requirements: list[Requirement]) -> None:
+    declared = {canonicalize_name(requirement.name) for requirement in requirements}
+    distributions = packages_distributions()
+    undeclared = []
+    for name, place in imported_packages(paths).items():
+        if name in sys.stdlib_module_names or name in ("app", "deployments", "tests"):
+            continue
+        if not declared & {
+            canonicalize_name(distribution) for distribution in distributions.get(name, [name])
+        }:
+            undeclared.append(f"{place}: {name}")
+    assert not undeclared, "not in pyproject.toml:\n" + "\n".join(undeclared)
+
+
+@pytest.mark.parametrize(
+    "requirement", EVERYTHING_REQUIRED.values(), ids=lambda requirement: requirement.name
+)
+def test_what_is_declared_is_pinned_for_ci(requirement: Requirement) -> None:
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    versions = {canonicalize_name(name): version for name, version in pins.items()}
+    version = versions.get(canonicalize_name(requirement.name))
+    assert version is not None, "not in constraints.txt"
+    assert requirement.specifier.contains(version), f"{version} is outside of {requirement.specifier}"
+    assert "+" not in version, "a local version label binds the pin to one index"

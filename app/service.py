@@ -183,6 +183,8 @@ class GenerationService:
         except Exception:
             logger.exception("a request broke")
             _refuse(InternalError("The server failed to handle the request."), stream, opened)
+        if stream is not None:
+            await self._driver.conclude(stream)
 
     async def _record(self, request: GenerationRequest, owner: str, model: Model) -> StreamRecord:
         card = await model.load()
@@ -243,6 +245,7 @@ class GenerationService:
         model = await self._loaded(stream.record)
         with model.admission.permit(stream.request.n, model.generator.capacity, accepted=True):
             await self._driver.drive(stream, model)
+        await self._driver.conclude(stream)
         return True
 
     def _follow_again(self, stream: Stream) -> None:

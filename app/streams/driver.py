@@ -52,7 +52,7 @@ class Driver:
     async def drive(
         self, stream: Stream, model: Model, announce: Callable[[], Awaitable[bool]] | None = None
     ) -> None:
-        """Generates until the stream has its ending and the log has it too, or another process has taken the lease.
+        """Generates until the stream has its ending, or another process has taken the lease.
 
         `announce` is awaited when a generator has accepted the first attempt; the stream goes on if it returns true. Errors
         become the stream's ending; only those before the announcement are raised.
@@ -70,8 +70,12 @@ class Driver:
                 raise
             logger.exception("the generation of a stream broke")
             stream.fail(InternalError("The server failed to generate this stream."))
+
+    async def conclude(self, stream: Stream) -> None:
+        """Returns when the log has the ending, and forgets the stream: who reads it later is served from the log."""
         await self.recorder.flush(stream)
-        self.streams.pop(stream.id, None)
+        if self.streams.get(stream.id) is stream:
+            del self.streams[stream.id]
 
     def own(self, stream: Stream, epoch: int, logged: list[int]) -> None:
         """This process has the lease of the stream; the log has the first `logged` tokens of its choices."""

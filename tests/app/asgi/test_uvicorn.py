@@ -16,6 +16,7 @@ from app.model import Model
 from app.service import GenerationService
 from app.settings import Settings
 from tests.fakes.clock import FakeClock
+from tests.fakes.log import memory_log
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
 
 STALL_TIMEOUT_S = 0.3
@@ -38,7 +39,7 @@ class World:
         )
         tokenizer = FakeTokenizer(max_model_len_tokens=10**7)
         model = Model(settings.models[0], tokenizer, self.generator)
-        self.service = GenerationService(settings, {"letters": model}, ingress="i1", clock=FakeClock())
+        self.service = GenerationService(settings, {"letters": model}, memory_log(), ingress="i1", clock=FakeClock())
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection with little room for what is not read."""

@@ -198,3 +198,10 @@ class Draining(ServiceError):
     grpc_status = "UNAVAILABLE"
     ws_close_code = 1012
     retryable = True
+
+
+def draining() -> Draining:
+    """What a process that is about to stop says."""
+    return Draining(
+        "This server is shutting down. Try again or resume: another one answers.", retry_after_s=1
+    )

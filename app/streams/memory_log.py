@@ -49,10 +49,8 @@ class _Choice:
         self.stop_token: int | None = None
 
     def add(self, batch: TokenBatch) -> int:
-        """Takes what is new in `batch`; returns how many tokens that was. A batch behind a gap adds nothing."""
+        """Takes what is new in `batch`, which leaves no gap; returns how many tokens that was."""
         known = len(self.token_ids) - batch.position
-        if known < 0:
-            return 0
         fresh = batch.token_ids[known:]
         self.token_ids.extend(fresh)
         if batch.logprobs is not None:
@@ -62,8 +60,8 @@ class _Choice:
         return len(fresh)
 
     def behind(self, index: int, count: int) -> TokenBatch | None:
-        """What lies behind the first `count` tokens, None when nothing does."""
-        if count >= len(self.token_ids) and self.finish is None:
+        """What lies behind the first `count` tokens, None when nothing does. The ending belongs to the last token."""
+        if count >= len(self.token_ids) and (self.finish is None or self.token_ids):
             return None
         logprobs = self.logprobs[count:] if self.logprobs else None
         return TokenBatch(0, index, count, self.token_ids[count:], self.finish, self.stop_token, logprobs)
@@ -77,6 +75,7 @@ class _Stream:
         self.choices = [_Choice() for _ in range(record.request.n)]
         self.ending: End | Error | None = None
         self.expires_s = expires_s
+        self.cancel_ordered = False
         self.read_s = -math.inf
         self.offered_s = -math.inf
         self.idempotency: tuple[str, str] | None = None
@@ -85,6 +84,9 @@ class _Stream:
     @property
     def tokens(self) -> int:
         return len(self.record.prompt) + sum(len(choice.token_ids) for choice in self.choices)
+
+    def lacks_tokens_before(self, append: Append) -> bool:
+        return any(batch.position > len(self.choices[batch.choice].token_ids) for batch in append.batches)
 
     def wake(self) -> None:
         for waiter in self.waiters:
@@ -121,6 +123,8 @@ class MemoryStreamLog:
             if digest != idempotency.digest:
                 raise IdempotencyConflict("This Idempotency-Key was used for another body.", param="Idempotency-Key")
             return first
+        if record.id in self._streams:
+            return record.id
         self._make_room(len(record.prompt))
         self._renew(driver)
         now_s = self._clock.monotonic()
@@ -138,7 +142,7 @@ class MemoryStreamLog:
         refused = []
         for append in appends:
             stream = self._streams.get(append.stream)
-            if stream is None:
+            if stream is None or stream.lacks_tokens_before(append):
                 refused.append(Refusal(append.stream, "unknown"))
                 continue
             if stream.driver != driver or stream.epoch != append.epoch:
@@ -181,7 +185,9 @@ class MemoryStreamLog:
         found = self._find(stream)
         found.read_s = self._clock.monotonic()
         excerpt = self._excerpt(found, counts)
-        if wait_s > 0 and not (excerpt.batches or excerpt.ending is not None or excerpt.orphaned):
+        # That a choice has ended is no news by itself: counts do not say whether the reader knows.
+        fresh = any(batch.token_ids for batch in excerpt.batches)
+        if wait_s > 0 and not (fresh or excerpt.ending is not None or excerpt.orphaned):
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             found.waiters.append(waiter)
             await self._within(wait_s, waiter)
@@ -196,6 +202,8 @@ class MemoryStreamLog:
         self._renew(driver)
         found.driver = driver
         found.epoch += 1
+        if found.cancel_ordered:
+            self._order(driver, Order("cancel", stream))
         found.wake()
         return found.epoch
 
@@ -206,6 +214,7 @@ class MemoryStreamLog:
     async def order_cancel(self, stream: str) -> None:
         found = self._find(stream)
         if found.ending is None and found.driver is not None:
+            found.cancel_ordered = True
             self._order(found.driver, Order("cancel", stream))
 
     # Inside.

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
-from app.errors import InvalidCursor
+from app.errors import InvalidCursor, draining
 from app.schema.frames import Delta, Frame
 from app.streams.cursor import format_cursor
 
@@ -21,9 +21,15 @@ if TYPE_CHECKING:
 
 
 class Reader:
-    """One follower of a stream. `on_ready` is called, synchronously, whenever there may be something new to take."""
+    """One follower of a stream. `on_ready` is called, synchronously, whenever there may be something new to take.
 
-    def __init__(self, stream: Stream, positions: list[int], *, resumed: bool = False, ahead_tokens: int = 0) -> None:
+    `ended`: it has taken the terminal frame. `cut`: it gets nothing more from this process, though the stream has not ended; its
+    connection must not look as if it had, so that whoever reads resumes elsewhere.
+    """
+
+    def __init__(
+        self, stream: Stream, positions: list[int], *, resumed: bool = False, ahead_tokens: int = 0
+    ) -> None:
         lengths = stream.counts
         if any(position > length + ahead_tokens for position, length in zip(positions, lengths, strict=True)):
             raise InvalidCursor(
@@ -32,6 +38,7 @@ class Reader:
             )
         self.stream = stream
         self.ended = False
+        self.cut = False
         self.on_ready: Callable[[], None] | None = None
         self._positions = positions
         self._started = resumed
@@ -43,7 +50,7 @@ class Reader:
         """
         stream = self.stream
         frames: list[Frame] = []
-        if self.ended:
+        if self.ended or self.cut:
             return frames
         if not self._started:
             self._started = True
@@ -68,7 +75,10 @@ class Reader:
         return sum(len(choice.token_ids) for choice in self.stream.choices) - sum(self._positions)
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
-        """The frames from here to the terminal one, as they come. Closes the reader at the end, also under cancellation."""
+        """The frames from here to the terminal one, as they come. Closes the reader at the end, also under cancellation.
+
+        Raises `Draining` when the reader is cut off.
+        """
         loop = asyncio.get_running_loop()
         with self:
             while not self.ended:
@@ -77,8 +87,26 @@ class Reader:
                 taken = self.take()
                 for frame in taken:
                     yield frame
+                if self.cut:
+                    raise draining()
                 if not taken:
                     await ready
+
+    @property
+    def cursor(self) -> str:
+        """Behind the last delta that was taken."""
+        return format_cursor(self._positions)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the stream has ended and nothing but the terminal frame lies ahead, or lay ahead when it was taken."""
+        return self.stream.ending is not None and self._positions == self.stream.counts
+
+    def cut_off(self) -> None:
+        """Gives this reader nothing more."""
+        self.cut = True
+        if self.on_ready is not None:
+            self.on_ready()
 
     def close(self) -> None:
         """Takes nothing more. The stream's `on_disconnect` decides what becomes of it when this was its last reader."""

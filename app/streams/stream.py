@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from app.errors import GenerationFailed, ServiceError, TooManyReaders
+from app.errors import GenerationFailed, ServiceError, TooManyReaders, draining
 from app.ports import Clock, Generation
 from app.schema.frames import ChoiceEnd, End, Error, ErrorDetail, FinishReason, Start, Timings, Usage
 from app.schema.tokens import Job, TokenBatch
@@ -49,7 +49,9 @@ class Stream:
         self.request = request
         self.choices = choices
         self.created = int(record.created_s)
-        self.start = Start("0", record.id, request.model, self.created, record.sampling.seed, len(record.prompt))
+        self.start = Start(
+            "0", record.id, request.model, self.created, record.sampling.seed, len(record.prompt)
+        )
         self.ending: End | Error | None = None
         self.driven = False
         self.shows_tokens = request.return_token_ids or request.sampling.logprobs is not None
@@ -62,6 +64,7 @@ class Stream:
         self._generation: Generation | None = None
         self._paused = False
         self._notifying = False
+        self._cut = False
         self._settled = asyncio.Event()
         self._ended = asyncio.Event()
         self._began_s = began_s
@@ -188,14 +191,23 @@ class Stream:
     def reader(self, after: str | None = None, *, ahead_tokens: int = 0) -> Reader:
         """A reader from the start, or from behind the cursor `after`, which may be up to `ahead_tokens` beyond the stream.
 
-        Raises `InvalidCursor`, and `TooManyReaders` when the stream has as many as are allowed.
+        Raises `InvalidCursor`, `TooManyReaders` when the stream has as many as are allowed, and `Draining` after `cut`.
         """
+        if self._cut and self.ending is None:
+            raise draining()
         if len(self._readers) >= self._max_readers:
             raise TooManyReaders(f"The stream has {self._max_readers} readers already.", retry_after_s=1)
         positions = [0] * len(self.choices) if after is None else parse_cursor(after, len(self.choices))
         reader = Reader(self, positions, resumed=after is not None, ahead_tokens=ahead_tokens)
         self._readers.append(reader)
         return reader
+
+    def cut(self) -> None:
+        """Cuts off the readers of a stream that has not ended: this process will not know how it goes on."""
+        if self.ending is None:
+            self._cut = True
+            for reader in tuple(self._readers):
+                reader.cut_off()
 
     def progressed(self) -> None:
         """A reader has taken frames: generation goes on if it had paused for it."""

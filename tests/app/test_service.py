@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from app.errors import (
+    Draining,
     GeneratorUnavailable,
     IdempotencyConflict,
     InvalidCursor,
     InvalidRequest,
+    LogUnavailable,
     ModelNotFound,
     Overloaded,
     PromptTooLong,
@@ -24,7 +27,7 @@ from app.schema.frames import ChoiceEnd, Delta, End, Error, Frame, Start
 from app.schema.requests import GenerationRequest
 from app.service import GenerationService
 from app.settings import ModelSettings, Settings
-from app.streams.log import Idempotency
+from app.streams.log import Excerpt, Idempotency
 from app.streams.memory_log import LogBounds, MemoryStreamLog
 from app.streams.reader import Reader
 from tests.fakes.clock import FakeClock, settle
@@ -178,8 +181,14 @@ def test_a_refusal_of_the_generator_reaches_the_caller() -> None:
 
 def test_a_caller_that_leaves_while_waiting_leaves_nothing_behind() -> None:
     async def test(world: World) -> None:
+        async def never(_: GenerationRequest) -> list[int]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        world.tokenizer.encode = never  # type: ignore[method-assign, assignment]
         starting = asyncio.ensure_future(world.service.start(request()))
-        await asyncio.sleep(0)
+        await settle()
+        assert not world.free()
         starting.cancel()
         await settle()
         assert starting.cancelled() and world.free()
@@ -231,7 +240,7 @@ def test_a_reader_in_another_process_keeps_a_stream_alive() -> None:
         here.close()
         for _ in range(10):
             await world.clock.advance(1)
-        assert stream.ending is None
+        assert not world.free()
         elsewhere.close()
         for _ in range(10):
             await world.clock.advance(1)
@@ -456,10 +465,138 @@ def test_a_stream_that_takes_too_long_times_out() -> None:
     live(test)
 
 
-def test_closing_the_service_ends_every_stream() -> None:
+def test_closing_the_service_cuts_its_readers_and_another_process_goes_on() -> None:
+    async def test(world: World) -> None:
+        stream = await world.service.start(request(on_disconnect="cancel"))
+        here = asyncio.ensure_future(rest(stream.reader()))
+        elsewhere = asyncio.ensure_future(rest(await world.second.service.resume(stream.id)))
+        world.generator.generations[0].say("abc")
+        await settle()
+        await world.service.close()
+        with pytest.raises(Draining):
+            await here
+        assert stream.ending is None and world.first.free()
+        await world.clock.advance(4)
+        world.second.generator.generations[0].say("d", finish="length")
+        await settle()
+        assert text(await elsewhere) == "abcd"
+
+    live(test)
+
+
+def test_a_service_that_is_closed_refuses() -> None:
     async def test(world: World) -> None:
         stream = await world.service.start(request())
+        starting = asyncio.ensure_future(world.service.start(request()))
+        await asyncio.sleep(0)
         await world.service.close()
-        assert isinstance(stream.ending, Error) and stream.ending.error.code == "draining"
+        with pytest.raises(Draining):
+            await starting
+        for call in (
+            world.service.start(request()),
+            world.service.resume(stream.id),
+            world.service.cancel(stream.id),
+        ):
+            with pytest.raises(Draining):
+                await call
+        with pytest.raises(Draining):
+            stream.reader()
+
+    live(test)
+
+
+def test_a_reader_of_another_processs_stream_is_cut_when_its_own_closes() -> None:
+    async def test(world: World) -> None:
+        stream = await world.service.start(request())
+        elsewhere = asyncio.ensure_future(rest(await world.second.service.resume(stream.id)))
+        await settle()
+        await world.second.service.close()
+        with pytest.raises(Draining):
+            await elsewhere
+        assert stream.ending is None
+
+    live(test)
+
+
+def test_a_reader_that_has_its_end_is_not_cut() -> None:
+    async def test(world: World) -> None:
+        stream = await world.service.start(request())
+        reader = stream.reader()
+        world.generator.generations[0].say("abc", finish="length")
+        await world.service.close()
+        assert not reader.cut and isinstance(reader.take()[-1], End)
+
+    live(test)
+
+
+def test_readers_outlast_a_log_that_is_away_for_a_while_and_are_cut_when_it_stays_away() -> None:
+    async def test(world: World) -> None:
+        stream = await world.service.start(request())
+        elsewhere = asyncio.ensure_future(rest(await world.second.service.resume(stream.id)))
+        await settle()
+        read = world.log.read
+
+        async def away(*_: object) -> Excerpt:
+            raise LogUnavailable("no answer")
+
+        world.log.read = away  # type: ignore[assignment]
+        world.generator.generations[0].say("abc")
+        await world.clock.advance(5)
+        assert not elsewhere.done()
+        world.log.read = read  # type: ignore[method-assign]
+        await world.clock.advance(1)
+        reader = await world.second.service.resume(stream.id, "3")
+        assert [type(frame) for frame in reader.take()] == []
+        world.log.read = away  # type: ignore[assignment]
+        await world.clock.advance(12)
+        with pytest.raises(Draining):
+            await elsewhere
+        assert reader.cut and stream.ending is None
+
+    live(test)
+
+
+def test_a_cancel_reaches_a_stream_whose_driver_is_gone() -> None:
+    async def test(world: World) -> None:
+        stream = await world.service.start(request())
+        world.generator.generations[0].say("ab")
+        await settle()
+        await world.first.die()
+        cancelling = asyncio.ensure_future(world.second.service.cancel(stream.id))
+        for _ in range(10):
+            await world.clock.advance(1)
+        status = await cancelling
+        assert (status.state, status.cursor) == ("ended", "2")
+        assert status.choices is not None and status.choices[0].finish_reason == "cancelled"
+        assert world.second.free()
+
+    live(test)
+
+
+@pytest.mark.parametrize("policy", ["cancel", "continue"])
+def test_a_caller_that_leaves_while_the_log_is_told_leaves_a_stream_without_a_reader(policy: str) -> None:
+    async def test(world: World) -> None:
+        create, told = world.log.create, asyncio.Event()
+
+        async def slow(*arguments: Any) -> str:
+            first = await create(*arguments)
+            await told.wait()
+            return first
+
+        world.log.create = slow  # type: ignore[method-assign, assignment]
+        asked, key = request(on_disconnect=policy), Idempotency("key", "digest")
+        starting = asyncio.ensure_future(world.service.start(asked, "ann", key))
+        await settle()
+        starting.cancel()
+        await settle()
+        assert starting.cancelled() and not world.free()
+        told.set()
+        await world.clock.advance(4)
+        world.log.create = create  # type: ignore[method-assign]
+        assert world.free() == (policy == "cancel")
+        again = await world.second.service.start(asked, "ann", key)
+        world.generator.generations[0].say("abc", finish="length")
+        frames = await rest(again.reader())
+        assert text(frames) == ("" if policy == "cancel" else "abc") and isinstance(frames[-1], End)
 
     live(test)

@@ -137,6 +137,20 @@ class StreamLogContract:
 
         self.live(test)
 
+    def test_a_choice_that_has_ended_keeps_no_reader_busy(self) -> None:
+        async def test(world: LogWorld) -> None:
+            await world.log.create(record("st_a", n=2), "d1")
+            await world.log.append("d1", [Append("st_a", 1, [TokenBatch(0, 0, 0, [1], "length")])])
+            reading = asyncio.ensure_future(world.log.read("st_a", [1, 0], 5.0))
+            await world.pass_time(0.05)
+            assert not reading.done()
+            await world.log.append("d1", [Append("st_a", 1, [TokenBatch(0, 1, 0, [2])])])
+            async with asyncio.timeout(5):
+                excerpt = await reading
+            assert TokenBatch(0, 1, 0, [2]) in excerpt.batches
+
+        self.live(test)
+
     def test_a_reader_that_nothing_comes_for_is_told_so(self) -> None:
         async def test(world: LogWorld) -> None:
             await world.log.create(record("st_a"), "d1")
@@ -158,6 +172,34 @@ class StreamLogContract:
             assert await world.log.attend("d1", 0.0) == []
             await world.log.order_cancel("st_a")
             assert await world.log.attend("d1", 0.0) == [Order("cancel", "st_a")]
+
+        self.live(test)
+
+    def test_a_cancellation_outlives_the_driver(self) -> None:
+        async def test(world: LogWorld) -> None:
+            await world.log.create(record("st_a"), "d1")
+            await world.pass_time(LEASE_S * 1.5)
+            await world.log.order_cancel("st_a")
+            assert await world.log.take("st_a", "d2") == 2
+            assert await world.log.attend("d2", 0.0) == [Order("cancel", "st_a")]
+
+        self.live(test)
+
+    def test_a_choice_that_has_ended_gives_nothing_twice(self) -> None:
+        async def test(world: LogWorld) -> None:
+            await world.log.create(record("st_a", n=2), "d1")
+            await world.log.append("d1", [Append("st_a", 1, [TokenBatch(0, 0, 0, [1, 2], "stop", 2)])])
+            assert not any(batch.token_ids for batch in (await world.log.read("st_a", [2, 0])).batches)
+
+        self.live(test)
+
+    def test_tokens_behind_a_gap_are_refused(self) -> None:
+        async def test(world: LogWorld) -> None:
+            await world.log.create(record("st_a"), "d1")
+            gap = Append("st_a", 1, [TokenBatch(0, 0, 3, [1])])
+            assert await world.log.append("d1", [gap]) == [Refusal("st_a", "unknown")]
+            assert await world.log.create(record("st_a"), "d1") == "st_a"
+            assert (await world.log.read("st_a", [0])).batches == []
 
         self.live(test)
 

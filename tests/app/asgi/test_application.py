@@ -28,8 +28,8 @@ from app.schema.tokens import EngineFinish, Job
 from app.service import GenerationService
 from app.settings import ModelSettings, Settings
 from tests.fakes.clock import FakeClock, settle
-from tests.fakes.log import memory_log
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
+from tests.fakes.log import memory_log
 
 MAX_BODY_BYTES = 2000
 ERROR_FIELDS = ["code", "message", "param", "type"]
@@ -468,6 +468,8 @@ def test_the_document_describes_every_route_and_resolves() -> None:
         document = (await world.client.get("/openapi.json")).json()
         assert {path: sorted(methods) for path, methods in document["paths"].items()} == {
             "/v1/streams": ["post"],
+            "/v1/streams/{id}": ["delete", "get"],
+            "/v1/streams/{id}/events": ["get"],
             "/v1/chat/completions": ["post"],
             "/v1/completions": ["post"],
             "/v1/models": ["get"],
@@ -499,8 +501,16 @@ def test_the_documentation_is_one_page_that_needs_nothing_else() -> None:
             and "<script" not in page
             and re.findall('href="([^"]*)"', page) == ["openapi.json"]
         )
-        for route in ("POST /v1/streams", "POST /v1/chat/completions", "GET /v1/models/{id}", "GET /health"):
+        for route in (
+            "POST /v1/streams",
+            "DELETE /v1/streams/{id}",
+            "POST /v1/chat/completions",
+            "GET /v1/models/{id}",
+            "GET /health",
+        ):
             assert f"<h2><code>{route}</code></h2>" in page
+        for name in ("Last-Event-ID", "Idempotency-Key", "after"):
+            assert f"<code>{name}</code>" in page
         for field in ("max_tokens", "repetition_penalty", "on_disconnect", "stream_options"):
             assert f"<code>{field}</code>" in page
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 # Debian programs that the tests drive.
-SYSTEM_PACKAGES ?= redis-server
+SYSTEM_PACKAGES ?= nginx-light redis-server
 
 SERVE_READY := $(VENV)/.ready-to-serve
 TEST_READY := $(VENV)/.ready-to-test
@@ -19,7 +19,7 @@ help: ## List the targets
 serve: $(SERVE_READY) ## Install into $(VENV) what is missing, then serve the embedded model
 	exec $(VENV)/bin/serve run serve_config.yaml
 
-test: $(TEST_READY) ## Run every test: the fast ones first, then those with a real Ray cluster
+test: system $(TEST_READY) ## Run every test: the fast ones first, then those with a real Ray cluster
 	$(PYTEST)
 
 test-fast: $(TEST_READY) ## Run the tests that need no Ray cluster

@@ -1,1 +1,3 @@
-"""The inference engine: scheduling, KV memory, sampling and the step loop over transformers models. Knows no ray, no HTTP."""
+"""The inference engine: scheduling, KV memory, sampling and the step loop over transformers models. Knows no
+ray, no HTTP.
+"""

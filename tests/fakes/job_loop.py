@@ -47,5 +47,3 @@ class FakeJobLoop:
             if finish is not None:
                 del self.jobs[ingress, key]
         self._server.deliver(outputs)
-
-

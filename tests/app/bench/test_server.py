@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.bench import procfs, server
-from app.bench.server import ServerFailed, free_port, is_healthy, is_taken, running
+from app.bench.server import ServerFailed, free_port, health_problem, is_taken, running
 
 # Ignores every polite signal and has a child in a session of its own, as HAProxy is after a forced stop of Ray.
 STUBBORN = """
@@ -75,7 +75,7 @@ def test_a_server_that_ends_at_once_says_why() -> None:
 
 def test_a_server_that_never_answers() -> None:
     with (
-        pytest.raises(ServerFailed, match="no healthy answer"),
+        pytest.raises(ServerFailed, match=r"not healthy after 0\.1 s: ConnectionRefusedError"),
         running([sys.executable, "-c", "import time; time.sleep(60)"], ports=[]) as started,
     ):
         started.wait_until_healthy(free_port(), "/health", 0.1)
@@ -83,9 +83,11 @@ def test_a_server_that_never_answers() -> None:
 
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        body = b"ok" if self.path == "/health" else b"not now"
         self.send_response(200 if self.path == "/health" else 503)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
         """Not to the test's output."""
@@ -97,7 +99,8 @@ def test_health_and_taken_ports() -> None:
         thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         assert is_taken(port)
-        assert is_healthy(port, "/health") and not is_healthy(port, "/elsewhere")
+        assert health_problem(port, "/health") is None
+        assert health_problem(port, "/elsewhere") == "status 503: not now"
         with (
             pytest.raises(ServerFailed, match=f"in use already: port {port}"),
             running(["true"], ports=[port]),
@@ -105,4 +108,4 @@ def test_health_and_taken_ports() -> None:
             raise AssertionError("it must not start")
         listener.shutdown()
         thread.join()
-    assert not is_taken(port) and not is_healthy(port, "/health")
+    assert not is_taken(port) and "ConnectionRefusedError" in (health_problem(port, "/health") or "")

@@ -1,0 +1,109 @@
+"""Builds the application from the `args` of its entry in `serve_config.yaml`.
+
+The annotation of `build_app` must be the class itself for Serve to validate the arguments with it, so this module does not
+postpone annotations.
+"""
+
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve import Application
+
+from app.settings import ModelSettings, Settings
+from deployments.generator import Generator
+from deployments.ingress import Ingress
+from deployments.tokenizer import Tokenizer
+
+ROUTER = "deployments.router.GeneratorRouter"
+BACKPRESSURE = {"status_code": 503, "retry_after_s": 1}
+CALLS_BESIDE_JOBS = 64
+"""Calls that a generator replica takes besides its jobs: a channel and a control of each ingress process, and refusals."""
+UTILISATION = 0.7
+"""Share of a generator's places in the batch that is in use when Serve's autoscaling is content."""
+TOKENIZER_ONGOING = 64
+TOKENIZER_QUEUED = 256
+INGRESS_ONGOING = 4096
+INGRESS_QUEUED = 256
+DRAIN_MARGIN_S = 10
+QUIET = {"enable_access_log": False}
+"""The ingress logs requests; behind it, a line for each call would cost more than it tells."""
+
+
+def build_app(args: Settings) -> Application:
+    """The graph: one tokenizer and one generator deployment for each model, and the ingress that calls them."""
+    names = {model.name: _label(model, args) for model in args.models}
+    tokenizers = {model.name: _tokenizer(model, names[model.name]) for model in args.models}
+    generators = {model.name: _generator(model, names[model.name], args) for model in args.models}
+    ingress = serve.deployment(
+        name="Ingress",
+        num_replicas=args.ingress.replicas,
+        max_ongoing_requests=INGRESS_ONGOING,
+        max_queued_requests=INGRESS_QUEUED,
+        backpressure_config=BACKPRESSURE,
+        graceful_shutdown_timeout_s=args.limits.request_timeout_s + DRAIN_MARGIN_S,
+        # Small machines must have room for the generators; an ingress is bound by its single thread anyway.
+        ray_actor_options={"num_cpus": 0},
+    )(Ingress)
+    return ingress.bind(args, tokenizers, generators)
+
+
+def _label(model: ModelSettings, args: Settings) -> str:
+    """The model's name as a part of deployment names, which are also file names. Different for different models."""
+    label = model.name.replace("/", "--")
+    same = [other.name for other in args.models if other.name.replace("/", "--") == label]
+    return label if len(same) == 1 else f"{label}--{same.index(model.name)}"
+
+
+def _tokenizer(model: ModelSettings, label: str) -> Application:
+    deployment = serve.deployment(
+        name=f"Tokenizer:{label}",
+        num_replicas=model.tokenizer_replicas,
+        max_ongoing_requests=TOKENIZER_ONGOING,
+        max_queued_requests=TOKENIZER_QUEUED,
+        backpressure_config=BACKPRESSURE,
+        logging_config=QUIET,
+        ray_actor_options={"num_cpus": 0},
+    )(Tokenizer)
+    return deployment.bind(model)
+
+
+def _generator(model: ModelSettings, label: str, args: Settings) -> Application:
+    deployment = serve.deployment(
+        name=f"Generator:{label}",
+        max_ongoing_requests=model.sequences_per_replica + CALLS_BESIDE_JOBS,
+        max_queued_requests=model.max_waiting_sequences,
+        backpressure_config=BACKPRESSURE,
+        request_router_config={"request_router_class": ROUTER},
+        graceful_shutdown_timeout_s=args.limits.request_timeout_s + DRAIN_MARGIN_S,
+        logging_config=QUIET,
+        ray_actor_options=_actor_options(model),
+        **_scale(model, args),
+    )(Generator)
+    return deployment.bind(model, args.streams.stall_timeout_s)
+
+
+def _scale(model: ModelSettings, args: Settings) -> dict[str, Any]:
+    if model.min_replicas == model.max_replicas:
+        return {"num_replicas": model.min_replicas}
+    target = UTILISATION * model.max_running_sequences + args.ingress.replicas  # channels count as requests
+    return {
+        "autoscaling_config": {
+            "min_replicas": model.min_replicas,
+            "max_replicas": model.max_replicas,
+            "target_ongoing_requests": target,
+        }
+    }
+
+
+def _actor_options(model: ModelSettings) -> dict[str, float]:
+    options = {"num_cpus": model.cpus_per_replica}
+    if model.engine == "transformers" and (
+        model.device == "cuda" or (model.device == "auto" and _cluster_has_gpu())
+    ):
+        options["num_gpus"] = model.gpus_per_replica
+    return options
+
+
+def _cluster_has_gpu() -> bool:
+    return ray.is_initialized() and ray.cluster_resources().get("GPU", 0) > 0

@@ -1,0 +1,41 @@
+"""The bounds of one engine. Every queue and memory in it has its limit here. This file imports no torch."""
+
+from __future__ import annotations
+
+import msgspec
+
+from app.settings import ModelSettings
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Sequences count each choice of a stream. Memory is in tokens, of all sequences together.
+
+    `prefill_chunk_tokens` bounds the prompt tokens that one step takes beside the running streams, and with
+    it how long these wait for their next token.
+    """
+
+    max_model_len_tokens: int = 2048
+    max_running_sequences: int = 32
+    max_waiting_sequences: int = 64
+    kv_cache_tokens: int = 65536
+    prefill_chunk_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
+        if self.kv_cache_tokens < self.max_model_len_tokens:
+            raise ValueError(
+                f"kv_cache_tokens ({self.kv_cache_tokens}) can't hold one sequence of max_model_len_tokens "
+                f"({self.max_model_len_tokens})"
+            )
+
+    @classmethod
+    def from_settings(cls, settings: ModelSettings) -> EngineConfig:
+        """The engine's part of a model's settings."""
+        return cls(**{name: getattr(settings, name) for name in cls.__struct_fields__})
+
+    @property
+    def max_sequences(self) -> int:
+        """Sequences that the engine holds at once, paused ones included."""
+        return self.max_running_sequences + self.max_waiting_sequences

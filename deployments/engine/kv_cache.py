@@ -1,0 +1,113 @@
+"""The key-value memory of a model: for each layer one tensor for keys and one for values, shared out as
+extents.
+
+An extent holds `[heads, capacity, dimension]`, so that the extents of one size are the rows of one view
+`[rows, heads, capacity, dimension]`. All memory is taken at the start. It is zeroed at the start, and when a
+sequence that made non-finite numbers leaves, because masked positions are still multiplied by zero and zero
+times NaN is NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from deployments.engine.extents import Extent, ExtentAllocator
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What one attention layer keeps for each token."""
+
+    heads: int
+    key_dim: int
+    value_dim: int
+    dtype: torch.dtype
+
+
+class LayerCache:
+    """Keys and values of one layer, as rows of `[tokens * heads, dimension]`."""
+
+    def __init__(self, shape: LayerShape, tokens: int, device: torch.device) -> None:
+        self.heads = shape.heads
+        self.keys = torch.zeros(tokens * shape.heads, shape.key_dim, dtype=shape.dtype, device=device)
+        self.values = torch.zeros(tokens * shape.heads, shape.value_dim, dtype=shape.dtype, device=device)
+        self._views: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def view(self, capacity: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values as `[rows, heads, capacity, dimension]`. A memory that isn't a multiple loses its
+        tail.
+        """
+        views = self._views.get(capacity)
+        if views is None:
+            views = self._views[capacity] = (
+                self._rows(self.keys, capacity),
+                self._rows(self.values, capacity),
+            )
+        return views
+
+    def _rows(self, tensor: torch.Tensor, capacity: int) -> torch.Tensor:
+        rows = tensor.shape[0] // (self.heads * capacity)
+        return tensor[: rows * self.heads * capacity].view(rows, self.heads, capacity, -1)
+
+
+class KVCache:
+    """Extents with the tensors behind them. With no layers it is an allocator alone, which the scheduler's
+    tests use.
+    """
+
+    def __init__(
+        self, layers: list[LayerShape], total_tokens: int, largest_tokens: int, device: torch.device
+    ) -> None:
+        self._allocator = ExtentAllocator(total_tokens, largest_tokens)
+        self.layers = [LayerCache(shape, self._allocator.total_tokens, device) for shape in layers]
+
+    @property
+    def used_tokens(self) -> int:
+        return self._allocator.used_tokens
+
+    @property
+    def total_tokens(self) -> int:
+        return self._allocator.total_tokens
+
+    def allocate(self, tokens: int) -> Extent | None:
+        """An extent for `tokens` tokens, or None when there is no room now."""
+        return self._allocator.allocate(tokens)
+
+    def grow(self, extent: Extent, used: int, tokens: int) -> Extent | None:
+        """An extent for `tokens` tokens with the first `used` tokens of `extent`, which is freed unless it is
+        large enough.
+
+        Returns None, and leaves `extent` as it is, when there is no room.
+        """
+        if tokens <= extent.capacity:
+            return extent
+        larger = self._allocator.allocate(tokens)
+        if larger is not None:
+            self.copy(extent, larger, used)
+            self.free(extent)
+            return larger
+        larger = self._allocator.extend(extent, tokens)
+        if larger is not None:
+            self.copy(extent, larger, used, overlapping=True)
+        return larger
+
+    def free(self, extent: Extent, scrub: bool = False) -> None:
+        """Takes `extent` back, zeroed first if `scrub`. Another extent may move into its place."""
+        if scrub:
+            for layer in self.layers:
+                for tensor in layer.view(extent.capacity):
+                    tensor[extent.row].zero_()
+        move = self._allocator.free(extent)
+        if move is not None:
+            source = Extent(move.source, move.tokens)
+            self.copy(source, Extent(move.destination, move.tokens), move.tokens)
+
+    def copy(self, source: Extent, destination: Extent, tokens: int, overlapping: bool = False) -> None:
+        """Copies the first `tokens` tokens of one extent to another; `overlapping` if they may share memory."""
+        for layer in self.layers:
+            old_views, new_views = layer.view(source.capacity), layer.view(destination.capacity)
+            for rows, new_rows in zip(old_views, new_views, strict=True):
+                old = rows[source.row, :, :tokens]
+                new_rows[destination.row, :, :tokens] = old.clone() if overlapping else old

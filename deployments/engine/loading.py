@@ -1,0 +1,57 @@
+"""From a directory or a Hub id to an engine that serves."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from deployments.engine.config import EngineConfig
+from deployments.engine.engine import TransformersEngine
+from deployments.engine.protocol import UnsupportedModel
+
+
+def load_engine(
+    path: str, config: EngineConfig, *, device: str = "auto", dtype: str = "auto"
+) -> TransformersEngine:
+    """Loads the weights and checks the model. Raises `UnsupportedModel`, and `OSError` when there is no model
+    at `path`.
+
+    `device` is auto (CUDA if there is one), cpu or cuda; `dtype` is auto (as the weights say), float32,
+    bfloat16 or float16. On a CPU that has no arithmetic of its own for half precision, auto means float32.
+    """
+    target = choose_device(device)
+    wanted = "auto" if dtype == "auto" else getattr(torch, dtype)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            path, dtype=wanted, attn_implementation="eager"
+        )
+    except ValueError as error:
+        raise UnsupportedModel(f"{path} holds no language model that transformers knows: {error}") from error
+    module: torch.nn.Module = model
+    if dtype == "auto" and target.type == "cpu" and not cpu_computes(model.dtype):
+        module.to(torch.float32)
+    module.to(target)
+    return TransformersEngine(model, config)
+
+
+def choose_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def cpu_computes(dtype: torch.dtype) -> bool:
+    """Whether this CPU multiplies matrices of `dtype` natively."""
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported() and "avx512_bf16" in _cpu_flags()
+    if dtype == torch.float16:
+        return "avx512_fp16" in _cpu_flags()
+    return True
+
+
+def _cpu_flags() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
+            return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        return ""

@@ -1,0 +1,43 @@
+"""Log probabilities of the sampled tokens and of their likeliest alternatives, under the raw logits of the
+model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+
+import torch
+
+from app.schema.tokens import TokenLogprob
+from deployments.engine.sequence import Sequence
+
+
+class LogprobReport:
+    """Taken of the logits before anything changes them; read when the tokens are known. Costs nothing for
+    rows that don't ask.
+    """
+
+    def __init__(self, logits: torch.Tensor, sequences: Items[Sequence]) -> None:
+        asking = [
+            (row, s.sampling.logprobs) for row, s in enumerate(sequences) if s.sampling.logprobs is not None
+        ]
+        self._rows = [row for row, _ in asking]
+        self._counts = [count for _, count in asking]
+        if asking:
+            self._logprobs = logits[self._rows].log_softmax(dim=-1)
+
+    def read(self, tokens: list[int]) -> dict[int, TokenLogprob]:
+        """For each row that asked, the report on the token that it got. `tokens` has one for every row."""
+        if not self._rows:
+            return {}
+        chosen = torch.tensor([[tokens[row]] for row in self._rows]).to(self._logprobs.device)
+        own = self._logprobs.gather(1, chosen)[:, 0].tolist()
+        most = min(max(self._counts), self._logprobs.shape[1])
+        values, ids = self._logprobs.topk(most, dim=-1)
+        reports = {}
+        for row, count, logprob, ids_row, values_row in zip(
+            self._rows, self._counts, own, ids.tolist(), values.tolist(), strict=True
+        ):
+            top = sorted(zip(ids_row, values_row, strict=True), key=lambda pair: (-pair[1], pair[0]))
+            reports[row] = TokenLogprob(logprob, top[:count])
+        return reports

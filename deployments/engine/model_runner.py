@@ -1,0 +1,228 @@
+"""Runs the model on the chunks of a step, and makes sure at the start that the model can be run this way at
+all.
+
+`ModelRunner` takes a transformers model as it is. Before it serves, three things are checked: what the
+model's class and configuration say, what its layers do in a first pass, and that logits computed in chunks
+and one by one equal the model's own forward pass.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, PreTrainedModel
+
+from app.schema.sampling import SamplingParams
+from app.schema.tokens import Job
+from deployments.engine.attention import NAME, AttentionStep, ExtentStep, ShapeProbe, extent_attention
+from deployments.engine.config import EngineConfig
+from deployments.engine.extents import SMALLEST_EXTENT_TOKENS
+from deployments.engine.kv_cache import KVCache
+from deployments.engine.protocol import UnsupportedModel
+from deployments.engine.scheduler import Chunk
+from deployments.engine.sequence import Sequence
+
+logger = logging.getLogger(__name__)
+
+AttentionInterface.register(NAME, extent_attention)
+
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+_PROBE_TOKENS = (24, 17)
+_TOLERANCES = {torch.float32: 5e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
+"""The largest allowed difference of a logit, in standard deviations of the logits."""
+
+
+class ModelRunner:
+    """Owns the model and its key-value memory. `max_model_len_tokens` is the configured length, or less if
+    the model has less.
+
+    Raises `UnsupportedModel`.
+    """
+
+    def __init__(self, model: PreTrainedModel, config: EngineConfig) -> None:
+        text_config = model.config.get_text_config()
+        check_supported(model)
+        self._model = model
+        self._model.train(False)
+        self._device = model.device
+        self._takes_logits_index = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.vocab_size = int(text_config.vocab_size)
+        longest = getattr(text_config, "max_position_embeddings", None) or config.max_model_len_tokens
+        self.max_model_len_tokens = min(config.max_model_len_tokens, int(longest))
+        probes = self._probes(config.kv_cache_tokens)
+        expected = self._reference(probes)
+        model.set_attn_implementation(NAME)
+        probe = self._learn_shapes()
+        check_layers(model, probe)
+        layers = [shape for _, shape in sorted(probe.shapes.items())]
+        self.kv_cache = KVCache(layers, config.kv_cache_tokens, self.max_model_len_tokens, self._device)
+        self._probe, self._probe_logits = probes[0], expected[0]
+        self._verify(probes, expected)
+
+    @torch.inference_mode()
+    def forward(self, chunks: list[Chunk]) -> tuple[torch.Tensor, list[Sequence]]:
+        """The logits `[rows, vocabulary]` of the next tokens, and the sequences that the rows belong to."""
+        step = ExtentStep(chunks, self.kv_cache, self._device)
+        sampled: list[Sequence] = []
+        last_tokens: list[int] = []
+        tokens = 0
+        for chunk in step.ordered:
+            tokens += chunk.count
+            if chunk.samples:
+                sampled.append(chunk.sequence)
+                last_tokens.append(tokens - 1)
+        return self._logits(step.ids, step.positions, step, last_tokens), sampled
+
+    def works(self) -> bool:
+        """Whether the model still gives what it gave at the start. False too when there is no memory to
+        try.
+        """
+        try:
+            difference = self._difference([self._probe], [self._probe_logits])
+        except Exception:
+            logger.exception("the model fails on a prompt that it did at the start")
+            return False
+        return difference <= _TOLERANCES[self._model.dtype]
+
+    def _logits(
+        self, ids: torch.Tensor, positions: torch.Tensor, step: AttentionStep, rows: list[int]
+    ) -> torch.Tensor:
+        arguments: dict[str, Any] = {
+            "input_ids": ids[None],
+            "position_ids": positions[None],
+            "use_cache": False,
+        }
+        everything = len(rows) == len(ids)
+        index = torch.tensor(rows, dtype=torch.long).to(self._device, non_blocking=True)
+        if self._takes_logits_index and not everything:
+            arguments["logits_to_keep"] = index
+        logits: torch.Tensor = self._model(**arguments, attention_step=step).logits[0]
+        return logits if everything or self._takes_logits_index else logits[index]
+
+    # Checks at the start.
+
+    def _probes(self, kv_cache_tokens: int) -> list[list[int]]:
+        """Short prompts of which no token is like its neighbour: two, or one where the memory holds no
+        two.
+        """
+        count = min(len(_PROBE_TOKENS), -(-kv_cache_tokens // SMALLEST_EXTENT_TOKENS))
+        lengths = [min(length, self.max_model_len_tokens) for length in _PROBE_TOKENS[:count]]
+        return [[(7 + 13 * place * place) % self.vocab_size for place in range(length)] for length in lengths]
+
+    @torch.inference_mode()
+    def _reference(self, probes: list[list[int]]) -> list[torch.Tensor]:
+        """The logits of every position by the model's own eager forward pass."""
+        self._model.set_attn_implementation("eager")
+        return [
+            self._model(input_ids=torch.tensor([probe], device=self._device), use_cache=False)
+            .logits[0]
+            .float()
+            for probe in probes
+        ]
+
+    @torch.inference_mode()
+    def _learn_shapes(self) -> ShapeProbe:
+        probe = ShapeProbe()
+        ids = torch.arange(2, device=self._device)
+        self._logits(ids, ids, probe, [1])
+        return probe
+
+    def _verify(self, probes: list[list[int]], expected: list[torch.Tensor]) -> None:
+        try:
+            difference = self._difference(probes, expected)
+        except (RuntimeError, IndexError) as error:
+            raise UnsupportedModel(f"{_name(self._model)} can't be run by this engine: {error}") from error
+        if not difference <= _TOLERANCES[self._model.dtype]:
+            raise UnsupportedModel(
+                f"{_name(self._model)} gives other logits in this engine than by itself: they differ by {difference:.3g} "
+                "standard deviations"
+            )
+
+    def _difference(self, probes: list[list[int]], expected: list[torch.Tensor]) -> float:
+        """The largest difference to `expected` in standard deviations: two chunks, then token by token, all
+        side by side.
+        """
+        sequences = [_probe_sequence(probe, number) for number, probe in enumerate(probes)]
+        worst = 0.0
+        try:
+            for sequence in sequences:
+                sequence.extent = self.kv_cache.allocate(len(sequence.tokens))
+                if sequence.extent is None:
+                    raise RuntimeError("no key-value memory is free")
+            while any(sequence.remaining for sequence in sequences):
+                chunks = [_probe_chunk(sequence) for sequence in sequences if sequence.remaining]
+                worst = max(worst, self._chunk_difference(chunks, expected))
+        finally:
+            for sequence in sequences:
+                if sequence.extent is not None:
+                    self.kv_cache.free(sequence.extent, scrub=True)
+        return worst
+
+    @torch.inference_mode()
+    def _chunk_difference(self, chunks: list[Chunk], expected: list[torch.Tensor]) -> float:
+        step = ExtentStep(chunks, self.kv_cache, self._device)
+        rows = list(range(len(step.ids)))
+        logits = self._logits(step.ids, step.positions, step, rows).float()
+        wanted = torch.cat(
+            [expected[chunk.sequence.choice][chunk.start : chunk.end] for chunk in step.ordered]
+        )
+        for chunk in chunks:
+            chunk.sequence.computed = chunk.end
+        difference = (logits - wanted).abs().max() / wanted.std()
+        return float(difference.nan_to_num(float("inf")))
+
+
+def check_supported(model: PreTrainedModel) -> None:
+    """Raises `UnsupportedModel` for what the class and the configuration of a model rule out."""
+    config = model.config.get_text_config()
+    if not model._supports_attention_backend:
+        raise UnsupportedModel(
+            f"{_name(model)} can't be served: its code does not let its attention be replaced "
+            "(_supports_attention_backend is false)"
+        )
+    if model.config.is_encoder_decoder:
+        raise UnsupportedModel(f"{_name(model)} can't be served: it is an encoder-decoder model")
+    others = sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES)
+    if others:
+        raise UnsupportedModel(
+            f"{_name(model)} can't be served: it has layers of the type {', '.join(others)}; this engine knows "
+            "full_attention and sliding_attention"
+        )
+    if model.dtype not in _TOLERANCES:
+        raise UnsupportedModel(f"{_name(model)} can't be served in {model.dtype}")
+
+
+def check_layers(model: PreTrainedModel, probe: ShapeProbe) -> None:
+    """Raises `UnsupportedModel` when the layers don't call attention as the configuration says."""
+    config = model.config.get_text_config()
+    count = int(config.num_hidden_layers)
+    if sorted(probe.shapes) != list(range(count)):
+        raise UnsupportedModel(
+            f"{_name(model)} can't be served: not each of its {count} layers keeps keys and values"
+        )
+    types = getattr(config, "layer_types", None)
+    sliding = [index for index, kind in enumerate(types or ()) if kind == "sliding_attention"]
+    for index in sliding:
+        if not probe.windows[index]:
+            raise UnsupportedModel(f"{_name(model)} can't be served: layer {index} hides its sliding window")
+
+
+def _name(model: PreTrainedModel) -> str:
+    return type(model).__name__
+
+
+def _probe_sequence(tokens: list[int], number: int) -> Sequence:
+    generated: list[list[int]] = [[]] * (number + 1)
+    sampling = SamplingParams(max_tokens=1)
+    job = Job(ingress="", key=0, prompt=tokens, sampling=sampling, n=number + 1, generated=generated)
+    return Sequence(job, number, number)
+
+
+def _probe_chunk(sequence: Sequence) -> Chunk:
+    """Thirds: the first two as chunks, the rest token by token."""
+    third = len(sequence.tokens) // 3
+    count = third if third and sequence.computed < 2 * third else 1
+    return Chunk(sequence, sequence.computed, count)

@@ -1,0 +1,67 @@
+"""The generator deployment: one replica runs one engine and serves it to the ingress processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+from ray import serve
+
+from app.settings import ModelSettings
+from deployments.engine.config import EngineConfig
+from deployments.engine.loop import EngineLoop
+from deployments.engine.simulated import SimulatedEngine
+from deployments.generator_server import GeneratorServer
+from deployments.model_files import load_tokenizer, model_path, printable_token_ids
+
+if TYPE_CHECKING:
+    from deployments.engine.protocol import Engine
+
+
+def build_engine(settings: ModelSettings) -> Engine:
+    """The engine that `settings` ask for. Takes seconds and blocks; raises `UnsupportedModel` and `OSError`."""
+    config = EngineConfig.from_settings(settings)
+    path = model_path(settings)
+    if settings.engine == "simulated":
+        tokenizer = load_tokenizer(path)
+        return SimulatedEngine(
+            config,
+            vocab_size=tokenizer.get_vocab_size(),
+            token_ids=printable_token_ids(tokenizer),
+            first_token_s=settings.simulated.first_token_s,
+            step_s=settings.simulated.step_s,
+        )
+    # torch stays out of the processes that only build or route.
+    from deployments.engine.loading import load_engine
+
+    return load_engine(path, config, device=settings.device, dtype=settings.dtype)
+
+
+class Generator(GeneratorServer):
+    """A `GeneratorServer` as a Serve deployment, with the engine that it serves."""
+
+    def __init__(self, settings: ModelSettings, stall_timeout_s: float) -> None:
+        super().__init__(serve.get_replica_context().replica_id.unique_id)
+        self._engine_loop = EngineLoop(build_engine(settings), self.deliver, stall_timeout_s=stall_timeout_s)
+        self._engine_loop.start()
+        self.serve(self._engine_loop)
+
+    async def statistics(self) -> dict[str, int]:
+        """The engine's statistics, the open `generate` calls as `jobs`, and the process id."""
+        return {
+            **msgspec.structs.asdict(self._engine_loop.statistics()),
+            "jobs": self.jobs,
+            "pid": os.getpid(),
+        }
+
+    def check_health(self) -> None:
+        """Called by Serve. Raises when the replica should be replaced."""
+        if not self.healthy:
+            raise RuntimeError("the engine makes no steps")
+
+    async def __del__(self) -> None:
+        """Called by Serve when the replica stops."""
+        await self.close()
+        await asyncio.to_thread(self._engine_loop.stop)

@@ -1,0 +1,201 @@
+"""The generators of one model as the ingress sees them: implements `app.ports.Generator` over calls and channels.
+
+A job is started by a `generate` call that stays open until it ends; its tokens come on the channel of the replica that took it.
+The sink is known before the call is made, because tokens may overtake the acceptance. Leaving a job cancels its call, which
+frees its place; so does cancelling at any point.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from app.errors import GeneratorUnavailable
+from app.ports import TokenSink
+from app.schema.tokens import Job, TokenBatch
+from deployments.calls import GeneratorCalls
+from deployments.channel_client import ChannelClient
+from deployments.control import ControlSender
+from deployments.faults import RETRY_AFTER_S
+from deployments.generate_call import GenerateCall
+from deployments.replica_directory import ReplicaDirectory
+
+logger = logging.getLogger(__name__)
+
+
+class RemoteJob:
+    """A job of this process, from before its call is made until it is left. Implements `app.ports.Generation`."""
+
+    def __init__(self, job: Job, sink: TokenSink, call: GenerateCall, control: ControlSender) -> None:
+        self.key = job.key
+        self.sink = sink
+        self.call = call
+        self.replica = ""
+        self.choices_left = job.n - sum(job.finished)
+        self._control = control
+
+    def pause(self) -> None:
+        self._control.send(self.replica, self.key, "pause")
+
+    def resume(self) -> None:
+        self._control.send(self.replica, self.key, "resume")
+
+
+class GeneratorClient:
+    """The generator deployment of one model. Lives on one event loop; `start` it there, and `close` it."""
+
+    def __init__(
+        self,
+        calls: GeneratorCalls,
+        directory: ReplicaDirectory,
+        *,
+        ingress: str,
+        sequences_per_replica: int,
+        stall_timeout_s: float,
+    ) -> None:
+        self._calls = calls
+        self._directory = directory
+        self._ingress = ingress
+        self._sequences_per_replica = sequences_per_replica
+        self._stall_timeout_s = stall_timeout_s
+        self._control = ControlSender(calls, ingress)
+        self._channels: dict[str, ChannelClient] = {}
+        self._jobs: dict[int, RemoteJob] = {}
+        self._feeds: dict[int, Callable[[TokenBatch], None]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def capacity(self) -> int:
+        return len(self._directory.answering) * self._sequences_per_replica
+
+    @property
+    def jobs(self) -> int:
+        return len(self._jobs)
+
+    @property
+    def channels(self) -> frozenset[str]:
+        return frozenset(self._channels)
+
+    def start(self) -> None:
+        """Opens channels to the replicas that are known, and to others as they come."""
+        self._loop = asyncio.get_running_loop()
+        self._directory.subscribe(self._on_replicas)
+        self._follow_replicas()
+
+    async def close(self) -> None:
+        """Closes the channels. Jobs that are still open are lost."""
+        self._directory.unsubscribe(self._on_replicas)
+        self._loop = None
+        channels = list(self._channels.values())
+        self._channels.clear()
+        for channel in channels:
+            self._lose(channel.replica)
+            channel.close()
+        self._control.close()
+        for channel in channels:
+            await channel.closed()
+
+    @asynccontextmanager
+    async def open(self, job: Job, sink: TokenSink) -> AsyncIterator[RemoteJob]:
+        """See `app.ports.Generator.open`."""
+        if not self._directory.answering:
+            raise GeneratorUnavailable(
+                "No replica of the model answers. Try again later.", retry_after_s=RETRY_AFTER_S
+            )
+        call = GenerateCall(self._calls, job, accept_timeout_s=self._stall_timeout_s)
+        running = RemoteJob(job, sink, call, self._control)
+        self._jobs[job.key] = running
+        self._feeds[job.key] = sink.feed
+        try:
+            replica = await call.accepted()
+            self._accept(running, replica)
+            yield running
+        finally:
+            self._forget(running)
+            call.close(cancel=running.choices_left > 0)
+
+    def _accept(self, running: RemoteJob, replica: str) -> None:
+        running.replica = replica
+        if replica not in self._channels:
+            if replica not in self._directory.replicas:
+                raise GeneratorUnavailable(
+                    "The replica that took the job is gone. Try again.", retry_after_s=RETRY_AFTER_S
+                )
+            self._open_channel(replica)
+        running.call.on_broken(lambda: self._lose_job(running))
+
+    # Tokens.
+
+    def _dispatch(self, batches: list[TokenBatch]) -> None:
+        """Hands the batches of one message to their sinks. A sink that raises is dropped; the others go on."""
+        feeds = self._feeds
+        for batch in batches:
+            feed = feeds.get(batch.key)
+            if feed is None:
+                continue
+            if batch.finish is not None:
+                self._jobs[batch.key].choices_left -= 1
+            try:
+                feed(batch)
+            except Exception:
+                logger.exception("A stream could not take its tokens")
+                self._lose_job(self._jobs.get(batch.key))
+
+    def _lose_job(self, running: RemoteJob | None) -> None:
+        """Tells the sink of a job that nothing more will come, unless all has come."""
+        if running is None or self._feeds.pop(running.key, None) is None or running.choices_left <= 0:
+            return
+        running.call.close(cancel=True)
+        try:
+            running.sink.lost()
+        except Exception:
+            logger.exception("A stream could not take the loss of its replica")
+
+    def _lose(self, replica: str) -> None:
+        for running in [running for running in self._jobs.values() if running.replica == replica]:
+            self._lose_job(running)
+
+    def _forget(self, running: RemoteJob) -> None:
+        self._jobs.pop(running.key, None)
+        self._feeds.pop(running.key, None)
+        channel = self._channels.get(running.replica)
+        if channel is not None:
+            self._close_if_retired(channel)
+
+    # Replicas.
+
+    def _on_replicas(self, replicas: frozenset[str]) -> None:
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._follow_replicas)
+
+    def _follow_replicas(self) -> None:
+        if self._loop is None:
+            return
+        for replica in self._directory.replicas - self._channels.keys():
+            self._open_channel(replica)
+        for channel in list(self._channels.values()):
+            channel.replicas_changed()
+            self._close_if_retired(channel)
+
+    def _open_channel(self, replica: str) -> None:
+        self._channels[replica] = ChannelClient(
+            replica,
+            self._ingress,
+            self._calls,
+            self._directory,
+            stall_timeout_s=self._stall_timeout_s,
+            dispatch=self._dispatch,
+            on_lost=self._lose,
+        )
+
+    def _close_if_retired(self, channel: ChannelClient) -> None:
+        """A replica that drains waits for its channels: they close when its last job here has ended."""
+        if channel.replica in self._directory.replicas:
+            return
+        if any(running.replica == channel.replica for running in self._jobs.values()):
+            return
+        if self._channels.pop(channel.replica, None) is not None:
+            channel.close()

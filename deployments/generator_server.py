@@ -1,0 +1,98 @@
+"""What a generator replica does for the ingress processes: takes jobs, sends their tokens on channels, obeys controls.
+
+Knows the engine loop and nothing of Ray; `deployments.generator` puts it behind Serve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
+
+import msgspec
+
+from app.errors import ServiceError
+from app.schema.tokens import Job, TokenBatch
+from deployments.channel import Accepted, decode_control, encode
+from deployments.channel_server import ChannelServer
+from deployments.refusal import refusal
+
+_decode_job = msgspec.msgpack.Decoder(Job).decode
+
+
+class JobLoop(Protocol):
+    """The part of `deployments.engine.loop.EngineLoop` that is needed here."""
+
+    @property
+    def healthy(self) -> bool: ...
+    async def add(self, job: Job) -> None: ...
+    def abort(self, ingress: str, key: int) -> None: ...
+    def pause(self, ingress: str, key: int) -> None: ...
+    def resume(self, ingress: str, key: int) -> None: ...
+
+
+class GeneratorServer:
+    """One replica's service, under the name `replica`. Lives on the event loop on which it is made; to be closed.
+
+    The engine loop delivers to `deliver` and is then handed over with `serve`.
+    """
+
+    def __init__(self, replica: str) -> None:
+        self.replica = replica
+        self._loop: JobLoop | None = None
+        self._channels = ChannelServer(lambda: self.healthy)
+        self._beat = asyncio.get_running_loop().create_task(self._channels.beat())
+
+    @property
+    def healthy(self) -> bool:
+        return self._loop is not None and self._loop.healthy
+
+    @property
+    def jobs(self) -> int:
+        """Jobs whose `generate` call is open."""
+        return self._channels.jobs
+
+    def serve(self, loop: JobLoop) -> None:
+        self._loop = loop
+
+    def deliver(self, outputs: Mapping[str, list[TokenBatch]]) -> None:
+        self._channels.deliver(outputs)
+
+    async def generate(self, job: bytes) -> AsyncIterator[bytes]:
+        """Yields one encoded `Answer`; after an acceptance, ends when the job has. Closing or cancelling it aborts the job."""
+        assert self._loop is not None
+        decoded = _decode_job(job)
+        running = self._channels.register(decoded)
+        try:
+            try:
+                await self._loop.add(decoded)
+            except ServiceError as error:
+                yield encode(refusal(error))
+                return
+            yield encode(Accepted(self.replica))
+            await running.ended()
+        finally:
+            self._loop.abort(decoded.ingress, decoded.key)
+            self._channels.forget(decoded)
+
+    async def channel(self, ingress: str, after: int) -> AsyncIterator[bytes]:
+        """Yields the encoded `ChannelMessage`s for `ingress` beyond number `after`. Ends when it opens another channel."""
+        reader = self._channels.attach(ingress, after)
+        try:
+            while (message := await reader.next()) is not None:
+                yield message
+        finally:
+            reader.close()
+
+    async def control(self, control: bytes) -> None:
+        """Applies an encoded `Control`."""
+        assert self._loop is not None
+        decoded = decode_control(control)
+        for operation in decoded.operations:
+            apply = self._loop.pause if operation.action == "pause" else self._loop.resume
+            apply(decoded.ingress, operation.key)
+
+    async def close(self) -> None:
+        """Stops the beats."""
+        self._beat.cancel()
+        await asyncio.gather(self._beat, return_exceptions=True)

@@ -1,0 +1,258 @@
+"""What every `deployments.engine.protocol.Engine` does, whatever generates its tokens.
+
+A test module makes a subclass of `EngineContract` whose name begins with `Test` and gives it a `make`. All
+tests bring an engine to its end with `run`, which waits as `next_step_s` says by moving the clock that `make`
+hands out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from app.errors import InvalidRequest, Overloaded, PromptTooLong
+from app.schema.sampling import SamplingParams
+from app.schema.tokens import Job, TokenBatch
+from deployments.engine.config import EngineConfig
+from deployments.engine.protocol import Engine, Outputs
+
+CONFIG = EngineConfig(
+    max_model_len_tokens=128,
+    max_running_sequences=3,
+    max_waiting_sequences=4,
+    kv_cache_tokens=1024,
+    prefill_chunk_tokens=16,
+)
+PROMPT = [3, 14, 15, 92, 65]
+SAMPLING = SamplingParams(max_tokens=12, seed=6, temperature=1.5)
+
+Made = dict[tuple[str, int, int], list[TokenBatch]]
+
+
+class EngineContract:
+    """`make(config)` gives a fresh engine with at least 100 tokens, and a function that lets seconds pass for
+    it.
+    """
+
+    def make(self, config: EngineConfig = CONFIG) -> tuple[Engine, Callable[[float], None]]:
+        raise NotImplementedError
+
+    # The driver.
+
+    def collect(self, made: Made, outputs: Outputs) -> None:
+        for ingress, batches in outputs.items():
+            assert batches
+            for batch in batches:
+                earlier = made.setdefault((ingress, batch.key, batch.choice), [])
+                assert not (earlier and earlier[-1].finish)
+                if earlier:
+                    assert batch.position == earlier[-1].position + len(earlier[-1].token_ids)
+                earlier.append(batch)
+
+    def run(
+        self, engine: Engine, wait: Callable[[float], None], made: Made | None = None, steps: int = 2000
+    ) -> Made:
+        made = {} if made is None else made
+        for _ in range(steps):
+            due_s = engine.next_step_s()
+            if due_s is None:
+                break
+            wait(due_s)
+            self.collect(made, engine.step())
+        return made
+
+    def job(self, key: int, sampling: SamplingParams = SAMPLING, ingress: str = "a", **changes: Any) -> Job:
+        return Job(ingress=ingress, key=key, prompt=PROMPT, sampling=sampling, **changes)
+
+    def tokens(self, batches: list[TokenBatch]) -> list[int]:
+        return [token for batch in batches for token in batch.token_ids]
+
+    def answer(self, job: Job) -> list[TokenBatch]:
+        engine, wait = self.make()
+        engine.add(job)
+        (batches,) = self.run(engine, wait).values()
+        return batches
+
+    # What holds.
+
+    def test_a_job_is_answered_from_the_first_token_to_its_end(self) -> None:
+        batches = self.answer(self.job(7))
+        assert batches[0].position == 0
+        assert len(self.tokens(batches)) == 12
+        assert batches[-1].finish == "length"
+        assert batches[-1].token_ids
+
+    def test_an_engine_without_jobs_has_no_work(self) -> None:
+        engine, _ = self.make()
+        assert not engine.has_work
+        assert engine.next_step_s() is None
+        assert engine.step() == {}
+        assert engine.healthy
+
+    def test_the_same_job_has_the_same_answer(self) -> None:
+        assert self.tokens(self.answer(self.job(1))) == self.tokens(self.answer(self.job(2)))
+        other = msgspec.structs.replace(SAMPLING, seed=7)
+        assert self.tokens(self.answer(self.job(1))) != self.tokens(self.answer(self.job(1, other)))
+
+    def test_an_answer_does_not_depend_on_the_others(self) -> None:
+        engine, wait = self.make()
+        made: Made = {}
+        for key in range(4):
+            engine.add(self.job(key, msgspec.structs.replace(SAMPLING, seed=key), ingress="ab"[key % 2]))
+            wait(engine.next_step_s() or 0.0)
+            self.collect(made, engine.step())
+        self.run(engine, wait, made)
+        for key in range(4):
+            alone = self.answer(self.job(0, msgspec.structs.replace(SAMPLING, seed=key)))
+            assert self.tokens(made[("ab"[key % 2], key, 0)]) == self.tokens(alone)
+
+    def test_a_handed_over_job_goes_on_as_it_would_have(self) -> None:
+        whole = self.tokens(self.answer(self.job(1)))
+        for cut in range(len(whole)):
+            rest = self.answer(self.job(1, generated=[whole[:cut]]))
+            assert rest[0].position == cut
+            assert self.tokens(rest) == whole[cut:]
+            assert rest[-1].finish == "length"
+
+    def test_a_job_with_its_ending_ends_at_once(self) -> None:
+        whole = self.tokens(self.answer(self.job(1)))
+        (batch,) = self.answer(self.job(1, generated=[whole]))
+        assert (batch.position, batch.token_ids, batch.finish) == (12, [], "length")
+
+    def test_choices_differ_and_finished_ones_yield_nothing(self) -> None:
+        engine, wait = self.make()
+        engine.add(self.job(1, n=3))
+        made = self.run(engine, wait)
+        answers = [self.tokens(made[("a", 1, choice)]) for choice in range(3)]
+        assert len({tuple(answer) for answer in answers}) == 3
+        engine.add(self.job(1, n=3, generated=answers, finished=[True, True, False]))
+        assert list(self.run(engine, wait)) == [("a", 1, 2)]
+        engine.add(self.job(1, n=3, generated=answers, finished=[True, True, True]))
+        assert not engine.has_work
+
+    def test_a_stop_token_ends_an_answer_but_not_before_min_tokens(self) -> None:
+        whole = self.tokens(self.answer(self.job(1)))
+        stop = whole[5]
+        batches = self.answer(self.job(1, msgspec.structs.replace(SAMPLING, stop_token_ids=(stop,))))
+        assert self.tokens(batches) == whole[: whole.index(stop) + 1]
+        assert (batches[-1].finish, batches[-1].stop_token) == ("stop", stop)
+        late = msgspec.structs.replace(SAMPLING, stop_token_ids=tuple(whole), min_tokens=9, max_tokens=100)
+        held = self.tokens(self.answer(self.job(1, late)))
+        assert len(held) > 9
+        assert not set(held[:9]) & set(whole)
+
+    def test_the_context_ends_an_answer(self) -> None:
+        batches = self.answer(self.job(1, msgspec.structs.replace(SAMPLING, max_tokens=1000)))
+        assert len(PROMPT) + len(self.tokens(batches)) == 128
+        assert batches[-1].finish == "length"
+
+    def test_logprobs_come_with_each_token(self) -> None:
+        batches = self.answer(self.job(1, msgspec.structs.replace(SAMPLING, logprobs=4)))
+        for batch in batches:
+            assert batch.logprobs is not None and len(batch.logprobs) == len(batch.token_ids)
+            for logprob in batch.logprobs:
+                assert logprob.logprob < 0 and len(logprob.top) == 4
+        assert all(batch.logprobs is None for batch in self.answer(self.job(1)))
+
+    def test_abort_is_silent_and_makes_room(self) -> None:
+        engine, wait = self.make()
+        engine.add(self.job(1, n=7))
+        with pytest.raises(Overloaded):
+            engine.add(self.job(2))
+        self.run(engine, wait, steps=2)
+        engine.abort("a", 1)
+        engine.abort("a", 1)
+        assert not engine.has_work
+        engine.add(self.job(2))
+        assert set(self.run(engine, wait)) == {("a", 2, 0)}
+        assert engine.statistics().kv_tokens_used == 0
+
+    def test_a_refused_job_leaves_nothing(self) -> None:
+        engine, _ = self.make()
+        with pytest.raises(InvalidRequest):
+            engine.add(msgspec.structs.replace(self.job(1), prompt=[]))
+        with pytest.raises(InvalidRequest):
+            engine.add(msgspec.structs.replace(self.job(1), prompt=[engine.vocab_size]))
+        with pytest.raises(PromptTooLong):
+            engine.add(msgspec.structs.replace(self.job(1), prompt=[1] * engine.max_model_len_tokens))
+        with pytest.raises(Overloaded):
+            engine.add(self.job(1, n=8))
+        assert not engine.has_work
+        assert engine.statistics().waiting == 0
+
+    def test_a_paused_stream_is_silent_until_it_goes_on_where_it_was(self) -> None:
+        whole = self.tokens(self.answer(self.job(1)))
+        engine, wait = self.make()
+        engine.add(self.job(1))
+        made = self.run(engine, wait, steps=4)
+        engine.pause("a", 1)
+        engine.pause("a", 1)
+        before = len(made.get(("a", 1, 0), []))
+        assert engine.statistics().paused == 1
+        engine.add(self.job(2))
+        self.run(engine, wait, made)
+        assert len(made.get(("a", 1, 0), [])) == before
+        assert made[("a", 2, 0)][-1].finish == "length"
+        engine.resume("a", 1)
+        engine.resume("a", 1)
+        self.run(engine, wait, made)
+        assert self.tokens(made[("a", 1, 0)]) == whole
+
+    def test_a_stream_can_be_paused_before_its_first_token_and_aborted_while_paused(self) -> None:
+        engine, wait = self.make()
+        engine.add(self.job(1))
+        engine.pause("a", 1)
+        assert engine.next_step_s() is None
+        engine.resume("a", 1)
+        engine.pause("a", 1)
+        engine.abort("a", 1)
+        engine.resume("a", 1)
+        assert self.run(engine, wait) == {}
+        assert engine.statistics().paused == 0
+
+    def test_unknown_streams_are_no_error(self) -> None:
+        engine, _ = self.make()
+        engine.abort("a", 1)
+        engine.pause("a", 1)
+        engine.resume("a", 1)
+        assert not engine.has_work
+
+    def test_streams_of_different_ingresses_may_have_the_same_key(self) -> None:
+        engine, wait = self.make()
+        engine.add(self.job(1, ingress="a"))
+        engine.add(self.job(1, ingress="b"))
+        with pytest.raises(InvalidRequest):
+            engine.add(self.job(1, ingress="b"))
+        engine.abort("a", 1)
+        assert set(self.run(engine, wait)) == {("b", 1, 0)}
+
+    def test_fail_all_ends_everything_with_an_error(self) -> None:
+        engine, wait = self.make()
+        engine.add(self.job(1, n=5))
+        engine.add(self.job(2, ingress="b"))
+        made = self.run(engine, wait, steps=3)
+        engine.pause("b", 2)
+        self.collect(made, engine.fail_all("It broke."))
+        assert len(made) == 6
+        assert {(batches[-1].finish, batches[-1].error) for batches in made.values()} == {
+            ("error", "It broke.")
+        }
+        assert not engine.has_work
+        assert engine.statistics().kv_tokens_used == 0
+
+    def test_statistics_count(self) -> None:
+        engine, wait = self.make()
+        engine.add(self.job(1, n=5))
+        self.run(engine, wait, steps=2)
+        statistics = engine.statistics()
+        assert statistics.running + statistics.waiting == 5
+        assert statistics.running <= 3
+        assert 0 < statistics.kv_tokens_used <= statistics.kv_tokens_total
+        self.run(engine, wait)
+        statistics = engine.statistics()
+        assert (statistics.running, statistics.waiting, statistics.paused) == (0, 0, 0)
+        assert statistics.generated_tokens == 60
+        assert statistics.failed_steps == 0

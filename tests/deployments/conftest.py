@@ -1,0 +1,3 @@
+from __future__ import annotations
+
+import tests.fakes.quiet_ray  # noqa: F401

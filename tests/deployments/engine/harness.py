@@ -1,0 +1,146 @@
+"""Tiny random models, and a driver that runs an engine to the end and checks the order of what it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from app.schema.sampling import SamplingParams
+from app.schema.tokens import EngineFinish, Job, TokenLogprob
+from deployments.engine.config import EngineConfig
+from deployments.engine.engine import TransformersEngine
+from deployments.engine.protocol import Engine, Outputs
+
+VOCAB = 151
+CONFIG = EngineConfig(
+    max_model_len_tokens=256,
+    max_running_sequences=8,
+    max_waiting_sequences=64,
+    kv_cache_tokens=4096,
+    prefill_chunk_tokens=16,
+)
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.4,
+    "tie_word_embeddings": False,
+    "eos_token_id": None,
+    "bos_token_id": None,
+    "pad_token_id": 0,
+}
+LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
+
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=16)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=9)),
+    "gemma3": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            **{**SHAPE, "num_hidden_layers": 3}, head_dim=16, sliding_window=9, layer_types=LAYER_TYPES
+        )
+    ),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.4,
+            tie_word_embeddings=False, eos_token_id=None, bos_token_id=None, pad_token_id=0,
+        )
+    ),
+    "phi3": lambda: Phi3ForCausalLM(Phi3Config(**SHAPE)),
+}  # fmt: skip
+
+
+def make_model(name: str = "llama") -> PreTrainedModel:
+    """The same random model at every call."""
+    torch.set_num_threads(1)
+    torch.manual_seed(7)
+    model = MODELS[name]()
+    model.train(False)
+    return model
+
+
+def make_engine(config: EngineConfig = CONFIG, end_ids: frozenset[int] = frozenset()) -> TransformersEngine:
+    return TransformersEngine(make_model(), config, end_ids=end_ids)
+
+
+def greedy(max_tokens: int = 12, **changes: Any) -> SamplingParams:
+    return SamplingParams(max_tokens=max_tokens, temperature=0.0, **changes)
+
+
+def make_job(key: int, prompt: list[int], sampling: SamplingParams, **changes: Any) -> Job:
+    return Job(ingress=f"i{key % 2}", key=key, prompt=prompt, sampling=sampling, **changes)
+
+
+@dataclass
+class Answer:
+    """What came for one choice."""
+
+    start: int | None = None
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish: EngineFinish | None = None
+    stop_token: int | None = None
+    error: str | None = None
+
+
+Answers = dict[tuple[int, int], Answer]
+
+
+def take(answers: Answers, outputs: Outputs) -> None:
+    """Adds a step's outputs; no gap, no repeat and nothing after the end."""
+    for ingress, batches in outputs.items():
+        assert batches
+        for batch in batches:
+            answer = answers.setdefault((batch.key, batch.choice), Answer())
+            assert ingress == f"i{batch.key % 2}"
+            assert answer.finish is None
+            if answer.start is None:
+                answer.start = batch.position
+            assert batch.position == answer.start + len(answer.tokens)
+            answer.tokens += batch.token_ids
+            answer.logprobs += batch.logprobs or []
+            answer.finish, answer.stop_token, answer.error = batch.finish, batch.stop_token, batch.error
+
+
+def finish_all(engine: Engine, answers: Answers | None = None, steps: int = 3000) -> Answers:
+    """Steps until the engine has no work."""
+    answers = {} if answers is None else answers
+    for _ in range(steps):
+        if not engine.has_work:
+            return answers
+        take(answers, engine.step())
+    raise AssertionError(f"still working after {steps} steps: {engine.statistics()}")
+
+
+def answer_all(engine: Engine, jobs: Iterable[Job]) -> Answers:
+    """Adds the jobs and runs the engine to the end of them all."""
+    for job in jobs:
+        engine.add(job)
+    return finish_all(engine)
+
+
+def answer_one(engine: Engine, job: Job) -> Answer:
+    (answer,) = answer_all(engine, [job]).values()
+    return answer

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from app.settings import ModelSettings
+from deployments.engine.config import EngineConfig
+
+
+def test_the_defaults_are_those_of_the_settings() -> None:
+    assert EngineConfig.from_settings(ModelSettings()) == EngineConfig()
+
+
+def test_all_bounds_come_from_the_settings() -> None:
+    bounds: dict[str, Any] = dict(zip(EngineConfig.__struct_fields__, (10, 2, 3, 40, 5), strict=True))
+    config = EngineConfig.from_settings(ModelSettings(**bounds))
+    assert msgspec.structs.asdict(config) == bounds
+    assert config.max_sequences == 5
+
+
+@pytest.mark.parametrize("name", EngineConfig.__struct_fields__)
+def test_a_bound_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        EngineConfig(**{name: 0})
+
+
+def test_memory_for_less_than_one_sequence_is_refused() -> None:
+    with pytest.raises(ValueError, match="can't hold one sequence"):
+        EngineConfig(max_model_len_tokens=100, kv_cache_tokens=99)

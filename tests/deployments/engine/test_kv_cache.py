@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import torch
+
+from deployments.engine.extents import Extent
+from deployments.engine.kv_cache import KVCache, LayerShape
+
+
+def make_cache(tokens: int = 4096) -> KVCache:
+    shapes = [LayerShape(2, 4, 3, torch.float32), LayerShape(1, 8, 8, torch.float32)]
+    return KVCache(shapes, tokens, 1024, torch.device("cpu"))
+
+
+def fill(cache: KVCache, extent: Extent, number: float) -> None:
+    for layer in cache.layers:
+        for rows in layer.view(extent.capacity):
+            rows[extent.row] = number
+
+
+def contents(cache: KVCache, extent: Extent, tokens: int) -> set[float]:
+    return {
+        value
+        for layer in cache.layers
+        for rows in layer.view(extent.capacity)
+        for value in rows[extent.row, :, :tokens].flatten().tolist()
+    }
+
+
+def place(cache: KVCache, tokens: int, number: float) -> Extent:
+    extent = cache.allocate(tokens)
+    assert extent is not None
+    fill(cache, extent, number)
+    return extent
+
+
+def test_each_layer_has_its_own_shape() -> None:
+    cache = make_cache()
+    keys, values = cache.layers[0].view(256)
+    assert keys.shape == (16, 2, 256, 4)
+    assert values.shape == (16, 2, 256, 3)
+    assert cache.layers[1].view(128)[0].shape == (32, 1, 128, 8)
+
+
+def test_contents_follow_an_extent_that_moves() -> None:
+    cache = make_cache()
+    first, middle, last = (place(cache, 100, number) for number in (1.0, 2.0, 3.0))
+    cache.free(first)
+    assert contents(cache, last, 128) == {3.0}
+    assert contents(cache, middle, 128) == {2.0}
+
+
+def test_contents_follow_an_extent_that_grows() -> None:
+    cache = make_cache()
+    other, extent = place(cache, 100, 1.0), place(cache, 100, 2.0)
+    assert cache.grow(extent, 100, 128) is extent
+    larger = cache.grow(extent, 128, 129)
+    assert larger is not None and larger.capacity == 256
+    assert contents(cache, larger, 128) == {2.0}
+    assert contents(cache, other, 128) == {1.0}
+    assert cache.used_tokens == 128 + 256
+
+
+def test_an_extent_grows_over_its_own_place_when_there_is_no_other() -> None:
+    cache = make_cache(1024)
+    extents = [place(cache, 256, float(number)) for number in range(4)]
+    for extent in extents[2:]:
+        cache.free(extent)
+    first = place(cache, 512, 9.0)
+    cache.free(extents[0])
+    larger = cache.grow(extents[1], 256, 257)
+    assert larger is not None
+    assert contents(cache, larger, 256) == {1.0}
+    assert contents(cache, first, 512) == {9.0}
+    assert cache.used_tokens == 1024
+
+
+def test_growing_in_a_full_memory_changes_nothing() -> None:
+    cache = make_cache(1024)
+    extents = [place(cache, 128, float(number)) for number in range(8)]
+    assert cache.grow(extents[3], 128, 129) is None
+    assert [contents(cache, extent, 128) for extent in extents] == [{float(n)} for n in range(8)]
+
+
+def test_scrubbing_leaves_zeros_and_spares_the_neighbours() -> None:
+    cache = make_cache()
+    first, last = place(cache, 100, float("nan")), place(cache, 100, 2.0)
+    cache.free(last, scrub=True)
+    cache.free(first, scrub=True)
+    again = cache.allocate(100)
+    assert again is not None
+    assert contents(cache, again, 128) == {0.0}
+
+
+def test_a_copy_takes_the_first_tokens_to_another_size() -> None:
+    cache = make_cache()
+    source, destination = place(cache, 100, 1.0), place(cache, 300, 2.0)
+    cache.copy(source, destination, 70)
+    assert contents(cache, destination, 70) == {1.0}
+    assert contents(cache, destination, 71) == {1.0, 2.0}

@@ -1,0 +1,365 @@
+"""The engine's thread, driven by an engine that the tests command. No test sleeps: each waits for what it
+needs to happen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from app.errors import GeneratorUnavailable, InvalidRequest, Overloaded
+from app.schema.sampling import SamplingParams
+from app.schema.tokens import Job, TokenBatch
+from deployments.engine.config import EngineConfig
+from deployments.engine.loop import MAX_BROKEN_STEPS, SWITCH_INTERVAL_S, EngineLoop
+from deployments.engine.protocol import EngineStatistics, Outputs
+from deployments.engine.simulated import SimulatedEngine
+
+
+class CommandedEngine:
+    """Gives each stream one token in each step, for as many steps as `permits` has been released."""
+
+    vocab_size = 10
+    max_model_len_tokens = 10
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str, int]] = []
+        self.streams: dict[tuple[str, int], int] = {}
+        self.paused: set[tuple[str, int]] = set()
+        self.permits = threading.Semaphore(0)
+        self.stepping = threading.Event()
+        self.threads: set[int] = set()
+        self.healthy = True
+        self.refusal: Exception | None = None
+        self.breaks = False
+        self.fail_all_breaks = False
+
+    @property
+    def has_work(self) -> bool:
+        return bool(set(self.streams) - self.paused)
+
+    def note(self, name: str, ingress: str, key: int) -> None:
+        self.threads.add(threading.get_ident())
+        self.calls.append((name, ingress, key))
+
+    def add(self, job: Job) -> None:
+        self.note("add", job.ingress, job.key)
+        if self.refusal is not None:
+            raise self.refusal
+        self.streams[(job.ingress, job.key)] = 0
+
+    def abort(self, ingress: str, key: int) -> None:
+        self.note("abort", ingress, key)
+        self.streams.pop((ingress, key), None)
+
+    def pause(self, ingress: str, key: int) -> None:
+        self.note("pause", ingress, key)
+        self.paused.add((ingress, key))
+
+    def resume(self, ingress: str, key: int) -> None:
+        self.note("resume", ingress, key)
+        self.paused.discard((ingress, key))
+
+    def next_step_s(self) -> float | None:
+        return 0.0 if self.has_work else None
+
+    def step(self) -> Outputs:
+        self.stepping.set()
+        self.permits.acquire()
+        if self.breaks:
+            raise RuntimeError("the engine broke")
+        outputs: Outputs = {}
+        for ingress, key in self.streams:
+            if (ingress, key) not in self.paused:
+                batch = TokenBatch(key, 0, self.streams[(ingress, key)], [7])
+                outputs.setdefault(ingress, []).append(batch)
+                self.streams[(ingress, key)] += 1
+        return outputs
+
+    def fail_all(self, message: str) -> Outputs:
+        if self.fail_all_breaks:
+            raise RuntimeError("nothing works")
+        streams, self.streams = self.streams, {}
+        return {ingress: [TokenBatch(key, 0, 0, [], "error", error=message)] for ingress, key in streams}
+
+    def statistics(self) -> EngineStatistics:
+        return EngineStatistics(
+            running=len(self.streams),
+            waiting=0,
+            paused=len(self.paused),
+            kv_tokens_used=0,
+            kv_tokens_total=0,
+            steps=0,
+            preemptions=0,
+            generated_tokens=0,
+            failed_steps=0,
+        )
+
+
+class Desk:
+    """A loop over a commanded engine, and what it delivered."""
+
+    def __init__(self) -> None:
+        self.engine = CommandedEngine()
+        self.delivered: asyncio.Queue[Outputs] = asyncio.Queue()
+        self.now = 0.0
+        self.loop = EngineLoop(
+            self.engine, self.delivered.put_nowait, stall_timeout_s=3.0, clock=lambda: self.now
+        )
+
+    async def next(self) -> Outputs:
+        self.engine.permits.release()
+        return await asyncio.wait_for(self.delivered.get(), 10)
+
+
+@asynccontextmanager
+async def open_desk() -> AsyncIterator[Desk]:
+    desk = Desk()
+    desk.loop.start()
+    try:
+        yield desk
+    finally:
+        desk.engine.permits.release(100)
+        desk.loop.stop(10)
+        assert not desk.loop.healthy
+
+
+def with_desk(test: Callable[[Desk], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with open_desk() as desk:
+            await test(desk)
+
+    interval = sys.getswitchinterval()
+    try:
+        asyncio.run(main())
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def make_job(key: int, ingress: str = "a") -> Job:
+    return Job(ingress=ingress, key=key, prompt=[1], sampling=SamplingParams(max_tokens=5))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets the other thread run until the condition holds; ten seconds at most."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  (a thread changes it, not a task)
+            await asyncio.sleep(0)
+
+
+def test_each_step_is_delivered_in_one_call_on_the_event_loop() -> None:
+    async def test(desk: Desk) -> None:
+        await desk.loop.add(make_job(1))
+        desk.engine.stepping.wait(10)
+        adding = [
+            asyncio.create_task(desk.loop.add(make_job(key, ingress)))
+            for key, ingress in ((2, "a"), (3, "b"))
+        ]
+        await asyncio.sleep(0)
+        assert await desk.next() == {"a": [TokenBatch(1, 0, 0, [7])]}
+        await asyncio.gather(*adding)
+        assert await desk.next() == {
+            "a": [TokenBatch(1, 0, 1, [7]), TokenBatch(2, 0, 0, [7])],
+            "b": [TokenBatch(3, 0, 0, [7])],
+        }
+        assert desk.engine.threads == {desk.loop._thread.ident}
+        assert sys.getswitchinterval() <= SWITCH_INTERVAL_S
+
+    with_desk(test)
+
+
+@pytest.mark.parametrize("refusal", [InvalidRequest("no"), Overloaded("no", retry_after_s=1)])
+def test_a_refusal_reaches_the_caller(refusal: Exception) -> None:
+    async def test(desk: Desk) -> None:
+        desk.engine.refusal = refusal
+        with pytest.raises(type(refusal)):
+            await desk.loop.add(make_job(1))
+        assert desk.loop.healthy
+
+    with_desk(test)
+
+
+def test_commands_are_obeyed_in_order_and_before_the_next_step() -> None:
+    async def test(desk: Desk) -> None:
+        await desk.loop.add(make_job(1))
+        desk.engine.stepping.wait(10)
+        desk.loop.pause("a", 1)
+        desk.loop.resume("a", 1)
+        desk.loop.abort("a", 1)
+        await desk.next()
+        await until(lambda: len(desk.engine.calls) == 4)
+        assert [call[0] for call in desk.engine.calls] == ["add", "pause", "resume", "abort"]
+        await until(lambda: desk.loop.statistics().running == 0)
+        assert desk.delivered.empty()
+
+    with_desk(test)
+
+
+def test_the_thread_sleeps_while_all_is_paused_and_wakes_for_a_command() -> None:
+    async def test(desk: Desk) -> None:
+        await desk.loop.add(make_job(1))
+        desk.engine.stepping.wait(10)
+        desk.loop.pause("a", 1)
+        await desk.next()
+        await until(lambda: desk.loop.statistics().paused == 1)
+        desk.engine.stepping.clear()
+        desk.now += 100
+        await until(lambda: desk.loop.healthy)
+        assert not desk.engine.stepping.is_set()
+        desk.loop.resume("a", 1)
+        assert await desk.next() == {"a": [TokenBatch(1, 0, 1, [7])]}
+
+    with_desk(test)
+
+
+def test_an_add_that_is_cancelled_is_aborted() -> None:
+    async def test(desk: Desk) -> None:
+        await desk.loop.add(make_job(1))
+        desk.engine.stepping.wait(10)
+        adding = asyncio.create_task(desk.loop.add(make_job(2)))
+        await asyncio.sleep(0)
+        adding.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await adding
+        await desk.next()
+        await until(lambda: ("abort", "a", 2) in desk.engine.calls)
+        assert (await desk.next())["a"] == [TokenBatch(1, 0, 1, [7])]
+
+    with_desk(test)
+
+
+def test_a_step_that_hangs_makes_the_loop_unhealthy_and_its_end_heals_it() -> None:
+    async def test(desk: Desk) -> None:
+        assert desk.loop.healthy
+        await desk.loop.add(make_job(1))
+        desk.engine.stepping.wait(10)
+        healthy = []
+        for pause_s in (2.9, 0.2):
+            desk.now += pause_s
+            healthy.append(desk.loop.healthy)
+        assert healthy == [True, False]
+        await desk.next()
+        await until(lambda: desk.loop.healthy)
+
+    with_desk(test)
+
+
+def test_an_engine_that_is_not_healthy_makes_the_loop_unhealthy() -> None:
+    async def test(desk: Desk) -> None:
+        desk.engine.healthy = False
+        assert not desk.loop.healthy
+
+    with_desk(test)
+
+
+def test_an_engine_that_breaks_ends_its_streams_and_serves_on() -> None:
+    async def test(desk: Desk) -> None:
+        desk.engine.breaks = True
+        for count in range(1, MAX_BROKEN_STEPS + 1):
+            await desk.loop.add(make_job(count))
+            ((batch,),) = (await desk.next()).values()
+            assert batch.finish == "error"
+            assert batch.error and "broke" not in batch.error
+            assert desk.loop.healthy == (count < MAX_BROKEN_STEPS)
+        desk.engine.breaks = False
+        await desk.loop.add(make_job(9))
+        assert await desk.next() == {"a": [TokenBatch(9, 0, 0, [7])]}
+        await until(lambda: desk.loop.healthy)
+
+    with_desk(test)
+
+
+def test_a_thread_that_dies_is_seen_and_refuses_what_comes(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(desk: Desk) -> None:
+        desk.engine.breaks = desk.engine.fail_all_breaks = True
+        await desk.loop.add(make_job(1))
+        desk.engine.stepping.wait(10)
+        waiting = asyncio.create_task(desk.loop.add(make_job(2)))
+        await asyncio.sleep(0)
+        desk.engine.permits.release()
+        with pytest.raises(GeneratorUnavailable):
+            await asyncio.wait_for(waiting, 10)
+        assert not desk.loop.healthy
+        with pytest.raises(GeneratorUnavailable):
+            await desk.loop.add(make_job(3))
+        desk.loop.abort("a", 1)
+
+    with caplog.at_level(logging.ERROR):
+        with_desk(test)
+    assert "thread ends" in caplog.text
+
+
+def test_stop_ends_the_thread_after_its_step_and_can_be_repeated() -> None:
+    async def test(desk: Desk) -> None:
+        await desk.loop.add(make_job(1))
+        desk.engine.stepping.wait(10)
+        desk.engine.permits.release()
+        desk.loop.stop(10)
+        desk.loop.stop(10)
+        assert not desk.loop._thread.is_alive()
+        with pytest.raises(GeneratorUnavailable):
+            await desk.loop.add(make_job(2))
+
+    with_desk(test)
+
+
+def test_a_loop_that_never_started_is_not_healthy_and_stops() -> None:
+    desk = Desk()
+    assert not desk.loop.healthy
+    desk.loop.stop()
+
+
+def test_a_closed_event_loop_ends_the_thread() -> None:
+    desk = Desk()
+    interval = sys.getswitchinterval()
+
+    async def main() -> None:
+        desk.loop.start()
+        await desk.loop.add(make_job(1))
+        desk.engine.stepping.wait(10)
+
+    asyncio.run(main())
+    sys.setswitchinterval(interval)
+    desk.engine.permits.release()
+    desk.loop._thread.join(10)
+    assert not desk.loop._thread.is_alive()
+
+
+def test_a_simulated_engine_runs_at_its_pace_through_the_loop() -> None:
+    """By the real clock, with steps short enough for a test."""
+
+    async def main() -> list[int]:
+        engine = SimulatedEngine(
+            EngineConfig(), vocab_size=100, token_ids=range(50), first_token_s=0.02, step_s=0.005
+        )
+        done = asyncio.Event()
+        tokens: list[int] = []
+
+        def deliver(outputs: Outputs) -> None:
+            for batch in outputs["a"]:
+                tokens.extend(batch.token_ids)
+                if batch.finish:
+                    done.set()
+
+        loop = EngineLoop(engine, deliver)
+        loop.start()
+        clock = asyncio.get_running_loop()
+        start = clock.time()
+        await loop.add(make_job(1))
+        await asyncio.wait_for(done.wait(), 10)
+        assert clock.time() - start >= 0.02 + 4 * 0.005 - 0.001
+        assert loop.healthy
+        loop.stop()
+        return tokens
+
+    interval = sys.getswitchinterval()
+    try:
+        assert len(asyncio.run(main())) == 5
+    finally:
+        sys.setswitchinterval(interval)

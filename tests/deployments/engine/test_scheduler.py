@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.schema.sampling import SamplingParams
+from app.schema.tokens import Job
+from deployments.engine.config import EngineConfig
+from deployments.engine.kv_cache import KVCache
+from deployments.engine.scheduler import Chunk, Scheduler
+from deployments.engine.sequence import Sequence, State
+
+
+def make_scheduler(**changes: Any) -> tuple[Scheduler, KVCache]:
+    bounds = {"max_model_len_tokens": 512, "kv_cache_tokens": 4096, "prefill_chunk_tokens": 64, **changes}
+    config = EngineConfig(max_running_sequences=bounds.pop("max_running_sequences", 4), **bounds)
+    cache = KVCache([], config.kv_cache_tokens, config.max_model_len_tokens, torch.device("cpu"))
+    return Scheduler(config, cache), cache
+
+
+def make_sequence(length: int, arrival: int, n: int = 1, choice: int = 0) -> Sequence:
+    job = Job(ingress="", key=arrival, prompt=[1] * length, sampling=SamplingParams(max_tokens=999), n=n)
+    return Sequence(job, choice, arrival)
+
+
+def add(scheduler: Scheduler, *lengths: int) -> list[Sequence]:
+    sequences = [make_sequence(length, arrival) for arrival, length in enumerate(lengths)]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    return sequences
+
+
+def run(chunks: list[Chunk]) -> None:
+    """What the engine does with the chunks, without a model."""
+    for chunk in chunks:
+        extent = chunk.sequence.extent
+        assert extent is not None
+        assert chunk.start == chunk.sequence.computed
+        assert chunk.end <= min(extent.capacity, len(chunk.sequence.tokens))
+        samples = chunk.samples
+        chunk.sequence.computed = chunk.end
+        if samples:
+            chunk.sequence.append(2)
+
+
+def counts(chunks: list[Chunk]) -> dict[int, int]:
+    return {chunk.sequence.arrival: chunk.count for chunk in chunks}
+
+
+def test_several_prompts_share_a_step_where_they_fit() -> None:
+    scheduler, _ = make_scheduler()
+    add(scheduler, 20, 30, 40)
+    chunks = scheduler.schedule()
+    assert counts(chunks) == {0: 20, 1: 30, 2: 14}
+    run(chunks)
+    assert counts(scheduler.schedule()) == {0: 1, 1: 1, 2: 26}
+
+
+def test_running_streams_get_a_token_in_every_step_of_a_long_prompt() -> None:
+    scheduler, _ = make_scheduler()
+    add(scheduler, 10, 400)
+    run(scheduler.schedule())
+    for step in range(5):
+        chunks = scheduler.schedule()
+        assert counts(chunks)[0] == 1
+        assert counts(chunks)[1] == 64, step
+        run(chunks)
+
+
+def test_no_more_run_than_there_are_places() -> None:
+    scheduler, _ = make_scheduler(max_running_sequences=2)
+    first, _, third = add(scheduler, 5, 5, 5)
+    run(scheduler.schedule())
+    assert len(scheduler.running) == 2
+    scheduler.remove(first)
+    assert counts(scheduler.schedule())[2] == 5
+    assert third.state is State.RUNNING
+
+
+def test_the_youngest_is_preempted_and_comes_back_before_those_who_came_later() -> None:
+    scheduler, cache = make_scheduler(kv_cache_tokens=512, prefill_chunk_tokens=512)
+    sequences = add(scheduler, 127, 127, 127, 127, 5)
+    run(scheduler.schedule())
+    assert [s.arrival for s in scheduler.running] == [0, 1, 2, 3]
+    run(scheduler.schedule())
+    chunks = scheduler.schedule()
+    assert scheduler.preemptions == 2
+    assert counts(chunks) == {0: 1, 1: 1}
+    assert [s.arrival for s in scheduler.waiting] == [2, 3, 4]
+    assert sequences[3].computed == 0 and sequences[3].extent is None
+    assert cache.used_tokens == 512
+
+
+def test_the_last_one_running_is_never_preempted_by_itself() -> None:
+    scheduler, _ = make_scheduler(kv_cache_tokens=512)
+    add(scheduler, 500)
+    while len(scheduler.running) == 0 or len(scheduler.running[0].tokens) < 512:
+        run(scheduler.schedule())
+    assert scheduler.preemptions == 0
+
+
+def test_a_paused_sequence_leaves_the_batch_and_keeps_its_memory() -> None:
+    scheduler, cache = make_scheduler()
+    first, second = add(scheduler, 5, 5)
+    run(scheduler.schedule())
+    scheduler.pause(first)
+    scheduler.pause(first)
+    assert counts(scheduler.schedule()) == {1: 1}
+    assert first.extent is not None and first.computed == 5
+    assert cache.used_tokens == 256
+    scheduler.resume(first)
+    scheduler.resume(first)
+    assert sorted(counts(scheduler.schedule())) == [0, 1]
+    assert second.state is State.RUNNING
+
+
+def test_the_memory_of_a_paused_sequence_is_taken_before_anyone_is_preempted() -> None:
+    scheduler, _ = make_scheduler(kv_cache_tokens=512, prefill_chunk_tokens=512)
+    first, *_ = add(scheduler, 100, 100, 100, 100)
+    run(scheduler.schedule())
+    scheduler.pause(first)
+    scheduler.add(make_sequence(100, 9))
+    assert counts(scheduler.schedule())[9] == 100
+    assert scheduler.preemptions == 0
+    assert first.extent is None and first.computed == 0
+    scheduler.resume(first)
+    assert scheduler.waiting == [first]
+
+
+def test_a_paused_sequence_gives_its_running_place_away() -> None:
+    scheduler, _ = make_scheduler(max_running_sequences=1)
+    first, second = add(scheduler, 5, 5)
+    run(scheduler.schedule())
+    scheduler.pause(first)
+    assert counts(scheduler.schedule()) == {1: 5}
+    scheduler.pause(second)
+    scheduler.resume(first)
+    assert counts(scheduler.schedule()) == {0: 1}
+
+
+def test_a_sequence_resumes_at_the_end_of_its_extent() -> None:
+    scheduler, _ = make_scheduler(prefill_chunk_tokens=128)
+    (sequence,) = add(scheduler, 128)
+    run(scheduler.schedule())
+    scheduler.pause(sequence)
+    scheduler.resume(sequence)
+    run(scheduler.schedule())
+    assert sequence.extent is not None and sequence.extent.capacity == 256
+
+
+def test_the_choices_of_a_stream_compute_their_prompt_once() -> None:
+    scheduler, _ = make_scheduler(prefill_chunk_tokens=32)
+    choices = [make_sequence(100, 10 + choice, 3, choice) for choice in range(3)]
+    for sequence in choices:
+        sequence.siblings = choices
+        scheduler.add(sequence)
+    computed = 0
+    while any(sequence.position == 0 for sequence in choices):
+        chunks = scheduler.schedule()
+        computed += sum(chunk.count for chunk in chunks if chunk.start < 100)
+        run(chunks)
+    assert computed == 100 + 2
+    assert choices[2].computed >= 100
+
+
+def test_removing_frees_the_memory_in_every_state() -> None:
+    scheduler, cache = make_scheduler(max_running_sequences=2)
+    first, second, third = add(scheduler, 5, 5, 5)
+    run(scheduler.schedule())
+    scheduler.pause(second)
+    for sequence in (first, second, third, third):
+        scheduler.remove(sequence)
+    assert cache.used_tokens == 0
+    assert len(scheduler) == 0
+    assert scheduler.schedule() == []
+
+
+@given(
+    kv_tokens=st.sampled_from([512, 640, 1024, 8192]),
+    chunk_tokens=st.sampled_from([1, 7, 64, 512]),
+    events=st.lists(
+        st.tuples(st.sampled_from(["add", "fork", "pause", "resume", "remove", "step"]), st.integers(0, 500)),
+        max_size=60,
+    ),
+)
+def test_whatever_happens_everyone_ends_and_no_memory_is_left(
+    kv_tokens: int, chunk_tokens: int, events: list[tuple[str, int]]
+) -> None:
+    scheduler, cache = make_scheduler(kv_cache_tokens=kv_tokens, prefill_chunk_tokens=chunk_tokens)
+    live: list[Sequence] = []
+    arrivals = 0
+    for event, number in events:
+        if event in ("add", "fork"):
+            count = 3 if event == "fork" else 1
+            new = [make_sequence(number + 1, arrivals + choice, count, choice) for choice in range(count)]
+            arrivals += count
+            for sequence in new:
+                sequence.siblings = new
+                scheduler.add(sequence)
+            live += new
+        elif event == "step":
+            step(scheduler, chunk_tokens)
+        elif live:
+            sequence = live[number % len(live)]
+            {"pause": scheduler.pause, "resume": scheduler.resume, "remove": scheduler.remove}[event](
+                sequence
+            )
+    for sequence in live:
+        scheduler.resume(sequence)
+    for _ in range(20000):
+        if len(scheduler) == 0:
+            break
+        step(scheduler, chunk_tokens)
+        for sequence in list(scheduler.running):
+            if sequence.position >= 3 or len(sequence.tokens) >= 512:
+                scheduler.remove(sequence)
+    assert len(scheduler) == 0
+    assert cache.used_tokens == 0
+
+
+def step(scheduler: Scheduler, chunk_tokens: int) -> None:
+    before = [sequence for sequence in scheduler.running if sequence.remaining == 1]
+    idle = not scheduler.running and not scheduler.waiting
+    preemptions = scheduler.preemptions
+    chunks = scheduler.schedule()
+    assert bool(chunks) != idle
+    assert len({id(chunk.sequence) for chunk in chunks}) == len(chunks)
+    assert sum(chunk.count for chunk in chunks if chunk.sequence not in before) <= chunk_tokens
+    assert len(scheduler.running) <= 4
+    decoded = {id(chunk.sequence) for chunk in chunks}
+    left_out = [sequence for sequence in before if id(sequence) not in decoded]
+    assert len(left_out) <= scheduler.preemptions - preemptions
+    run(chunks)
+    for sequence in list(scheduler.running):
+        if len(sequence.tokens) >= 512:
+            scheduler.remove(sequence)

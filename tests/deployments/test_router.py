@@ -1,0 +1,102 @@
+"""The router's choice, on Serve's own class without its cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+from ray.serve._private.common import DeploymentHandleSource, DeploymentID, ReplicaID, RequestMetadata
+from ray.serve.request_router import PendingRequest, RunningReplica
+
+from deployments.replica_directory import ReplicaGone, directory_of
+from deployments.router import GeneratorRouter
+
+DEPLOYMENT = DeploymentID(name="Generator:test", app_name="streaming")
+
+
+@dataclass(frozen=True)
+class FakeReplica:
+    replica_id: ReplicaID
+
+
+def replicas(*names: str) -> list[RunningReplica]:
+    return cast(list[RunningReplica], [FakeReplica(ReplicaID(name, DEPLOYMENT)) for name in names])
+
+
+def names(ranked: list[list[RunningReplica]]) -> list[str]:
+    return [replica.replica_id.unique_id for rank in ranked for replica in rank]
+
+
+def router() -> GeneratorRouter:
+    made = GeneratorRouter(deployment_id=DEPLOYMENT, handle_source=DeploymentHandleSource.REPLICA)
+    made.initialize_state()
+    return made
+
+
+def pending(session_id: str) -> PendingRequest:
+    metadata = RequestMetadata(request_id="r", internal_request_id="i", session_id=session_id)
+    return PendingRequest(
+        args=[], kwargs={}, metadata=metadata, future=asyncio.get_running_loop().create_future()
+    )
+
+
+def choose(candidates: list[RunningReplica], session_id: str = "") -> tuple[list[str], PendingRequest]:
+    async def main() -> tuple[list[str], PendingRequest]:
+        request = pending(session_id)
+        return names(await router().choose_replicas(candidates, request)), request
+
+    return asyncio.run(main())
+
+
+def test_a_named_replica_is_the_only_choice() -> None:
+    assert choose(replicas("a", "b", "c"), "b")[0] == ["b"]
+
+
+def test_a_named_replica_that_is_gone_fails_the_call() -> None:
+    async def main() -> None:
+        request = pending("gone")
+        await router().choose_replicas(replicas("a"), request)
+        with pytest.raises(ReplicaGone):
+            await request.future
+
+    asyncio.run(main())
+
+
+def test_others_have_two_to_choose_from_and_every_replica_its_turn() -> None:
+    directory_of(DEPLOYMENT.app_name, DEPLOYMENT.name).publish("abcd")
+    counts: Counter[str] = Counter()
+    for _ in range(100):
+        chosen, _ = choose(replicas(*"abcd"))
+        assert len(set(chosen)) == 2
+        counts.update(chosen)
+    assert set(counts) == set("abcd")
+
+
+def test_silent_replicas_are_avoided_while_others_answer() -> None:
+    directory = directory_of(DEPLOYMENT.app_name, DEPLOYMENT.name)
+    directory.publish("ab")
+    directory.mark("a", silent=True)
+    assert choose(replicas("a", "b"))[0] == ["b"]
+    directory.mark("b", silent=True)
+    assert choose(replicas("a", "b"))[0] == ["a", "b"]
+
+
+def test_the_list_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        made = router()
+
+        async def no_probe(*_: Any) -> list[Any]:
+            return []
+
+        monkeypatch.setattr(made, "_probe_queue_lens", no_probe)
+        directory = directory_of(DEPLOYMENT.app_name, DEPLOYMENT.name)
+        made.update_replicas(replicas("x", "y"))
+        assert directory.replicas == {"x", "y"}
+        made.on_replica_actor_died(ReplicaID("x", DEPLOYMENT))
+        assert directory.replicas == {"y"}
+        await asyncio.sleep(0)
+
+    asyncio.run(main())

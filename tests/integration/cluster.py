@@ -1,0 +1,176 @@
+"""A server in processes of its own: `serve run` with a configuration, on ports that nobody uses, gone without trace afterwards.
+
+Every process that it starts inherits a mark in its environment. So what is left of it can be found and ended by process id,
+whatever became of its parents: HAProxy, for one, outlives a Ray that was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+ROOT = Path(__file__).parents[2]
+MARK = "STREAMING_INFERENCE_TEST_CLUSTER"
+START_TIMEOUT_S = 240.0
+START_ATTEMPTS = 3
+STOP_TIMEOUT_S = 30.0
+TOO_SLOW = "The current node timed out during startup"
+
+
+class Cluster:
+    """`serve run` of one configuration. `environment` lets other programs reach its Ray."""
+
+    def __init__(self, config: dict[str, Any], **environment: str) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="st-"))  # short: Ray puts sockets in it
+        self.config = with_own_ports(config)
+        self.base_url = f"http://127.0.0.1:{self.config['http_options']['port']}"
+        self._mark = secrets.token_hex(8)
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_TMPDIR": str(self.directory),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            MARK: self._mark,
+            **environment,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "serve.log").read_text(errors="replace")
+
+    def start(self) -> None:
+        """Returns when the server says that it could start a stream. Raises `RuntimeError` with the log when it doesn't.
+
+        Ray gives itself 30 s to come up, which is not enough for a machine that is busy; so it gets another chance or two.
+        """
+        until_s = time.monotonic() + START_TIMEOUT_S
+        for _ in range(START_ATTEMPTS):
+            process = self._launch()
+            while process.poll() is None and time.monotonic() < until_s:
+                if self._ready():
+                    return
+                time.sleep(0.5)
+            if TOO_SLOW not in self.log:
+                break
+            self._end_all()
+        raise RuntimeError(f"the server did not start:\n{self.log[-4000:]}")
+
+    def stop(self) -> None:
+        """Ends the server, gracefully if it lets us, and everything that belongs to it. Idempotent."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_TIMEOUT_S)
+        self._end_all()
+        if self._process is not None:
+            self._process.wait(STOP_TIMEOUT_S)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    @property
+    def ray_address(self) -> str:
+        """Where the cluster's Ray is, as its raylet was told. `auto` may find another one on this machine."""
+        [raylet] = self.processes("--raylet_socket_name=")[:1]
+        [address] = re.findall(r"--gcs-address=(\S+)", command_line(raylet))[:1]
+        return str(address)
+
+    def processes(self, title: str = "") -> list[int]:
+        """The ids of the cluster's processes whose command line contains `title`."""
+        return [pid for pid in marked(self._mark) if title in command_line(pid)]
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        path = self.directory / "serve_config.yaml"
+        path.write_text(yaml.safe_dump(self.config, sort_keys=False))
+        command = [str(Path(sys.executable).with_name("serve")), "run", str(path)]
+        with (self.directory / "serve.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+        return self._process
+
+    def _ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.base_url}/health", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def _end_all(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if not self._end_processes(number):
+                return
+
+    def _end_processes(self, number: signal.Signals) -> bool:
+        """Signals what is left and gives it two seconds. True when something is left after that."""
+        for pid in marked(self._mark):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        until_s = time.monotonic() + 2
+        while marked(self._mark) and time.monotonic() < until_s:
+            time.sleep(0.1)
+        return bool(marked(self._mark))
+
+
+def marked(mark: str) -> list[int]:
+    """The processes that have this mark in their environment."""
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return found
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def with_own_ports(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` on free ports, so that no server on this machine, living or left over, is in the way."""
+    http, stats, metrics, fallback_http, fallback_grpc = free_ports(5)
+    variables_of_tests = {
+        "RAY_SERVE_HAPROXY_STATS_PORT": stats,
+        "RAY_SERVE_HAPROXY_METRICS_PORT": metrics,
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": fallback_http,
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": fallback_grpc,
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 0,
+    }
+    own = {**config, "http_options": {**config["http_options"], "port": http}}
+    if "controller_options" in config:
+        variables = config["controller_options"]["runtime_env"]["env_vars"]
+        as_text = {name: str(value) for name, value in variables_of_tests.items()}
+        own["controller_options"] = {"runtime_env": {"env_vars": {**variables, **as_text}}}
+    return own
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def shipped_config() -> dict[str, Any]:
+    """The configuration that users start with."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    return config

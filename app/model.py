@@ -47,7 +47,8 @@ class Model:
         write_logprobs = self._logprobs.write_all
         return [
             Choice(
-                ChoiceText(self._vocabulary, prompt, request.stop, request.sampling.min_tokens), write_logprobs
+                ChoiceText(self._vocabulary, prompt, request.stop, request.sampling.min_tokens),
+                write_logprobs,
             )
             for _ in range(request.n)
         ]

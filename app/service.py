@@ -164,8 +164,8 @@ class GenerationService:
         return card
 
     def ready(self) -> bool:
-        """Whether a stream of every model could start."""
-        return all(model.ready for model in self._models.values())
+        """Whether a stream of every model could start and be recorded. False until `run` has heard from the log."""
+        return self._driver.log_answers and all(model.ready for model in self._models.values())
 
     async def load(self) -> None:
         """Learns what the models are, so that the first request need not wait for it. Raises `GeneratorUnavailable`."""

@@ -81,6 +81,16 @@ class StreamsSettings(_Section):
     max_streams: PositiveInt = 10_000
     max_tokens: PositiveInt = 20_000_000
 
+    @model_validator(mode="after")
+    def _backend_has_its_address(self) -> "StreamsSettings":
+        if self.backend == "redis" and not self.redis_url:
+            raise ValueError(
+                "streams.backend: redis needs streams.redis_url (redis://, rediss:// or unix://)"
+            )
+        if self.backend == "memory" and self.redis_url is not None:
+            raise ValueError("streams.redis_url is set, but streams.backend is memory")
+        return self
+
 
 class LimitsSettings(_Section):
     """What one request may ask for, and how long a reader may stand still."""

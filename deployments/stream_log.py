@@ -14,6 +14,7 @@ from app.streams.memory_log import LogBounds, MemoryStreamLog
 from deployments.log_calls import Done, LogCall, decode_call, encode
 from deployments.refusal import refusal
 
+
 def log_bounds(settings: Settings) -> LogBounds:
     """What the settings say about how much is kept."""
     streams = settings.streams
@@ -29,8 +30,8 @@ def log_bounds(settings: Settings) -> LogBounds:
 class StreamLog:
     """A `MemoryStreamLog` behind one method, which takes an encoded `LogCall`."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._log = MemoryStreamLog(log_bounds(settings), SystemClock())
+    def __init__(self, bounds: LogBounds) -> None:
+        self._log = MemoryStreamLog(bounds, SystemClock())
 
     async def call(self, data: bytes) -> bytes:
         """The encoded answer of the call, or a `Refused`. Cancelling it cancels the call."""

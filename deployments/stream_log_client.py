@@ -71,9 +71,13 @@ class StreamLogClient:
         except asyncio.CancelledError:
             if asyncio.current_task().cancelling():  # type: ignore[union-attr]
                 raise
-            raise LogUnavailable("The log of streams is stopping. Try again.", retry_after_s=RETRY_AFTER_S) from None
+            raise LogUnavailable(
+                "The log of streams is stopping. Try again.", retry_after_s=RETRY_AFTER_S
+            ) from None
         except ServiceError:
             raise
         except Exception as error:
-            raise LogUnavailable(from_call(error, "log of streams").message, retry_after_s=RETRY_AFTER_S) from error
+            raise LogUnavailable(
+                from_call(error, "log of streams").message, retry_after_s=RETRY_AFTER_S
+            ) from error
         return answer_of(call, received)

@@ -17,7 +17,9 @@ class Choice:
     """Grows by the batches that a generator sends. `logprobs` runs parallel to `token_ids` when the request asks for them."""
 
     def __init__(
-        self, text: ChoiceText, write_logprobs: Callable[[Sequence[int], Sequence[TokenLogprob]], list[Logprob]]
+        self,
+        text: ChoiceText,
+        write_logprobs: Callable[[Sequence[int], Sequence[TokenLogprob]], list[Logprob]],
     ) -> None:
         self.token_ids = text.token_ids
         self.text = text.text

@@ -27,7 +27,10 @@ ATTEND_WAIT_S = 1.0
 
 
 class Driver:
-    """Drives streams. `streams` are those that it has the lease of; `ingress` is its name to the generators and the log."""
+    """Drives streams. `streams` are those that it has the lease of; `ingress` is its name to the generators and the log.
+
+    `log_answers` says whether the log did, when it was last asked for orders.
+    """
 
     def __init__(
         self,
@@ -40,6 +43,7 @@ class Driver:
         on_orphan: Callable[[str], None],
     ) -> None:
         self.streams: dict[str, Stream] = {}
+        self.log_answers = False
         self.recorder = Recorder(log, ingress, clock, on_stale=self._yield)
         self._settings = settings
         self._log = log
@@ -87,9 +91,14 @@ class Driver:
         """Keeps the lease of this process's streams and carries out the log's orders, until cancelled."""
         while True:
             try:
-                for order in await self._log.attend(self._ingress, ATTEND_WAIT_S):
+                # At first, and after a failure, the answer itself is the news.
+                wait_s = ATTEND_WAIT_S if self.log_answers else 0.0
+                orders = await self._log.attend(self._ingress, wait_s)
+                self.log_answers = True
+                for order in orders:
                     self._obey(order)
             except ServiceError as error:
+                self.log_answers = False
                 logger.warning("the log of streams gives no orders: %s", error.message)
                 await self._clock.sleep(RETRY_S)
 

@@ -121,7 +121,9 @@ class MemoryStreamLog:
         if key is not None and idempotency is not None and key in self._keys:
             first, digest = self._keys[key]
             if digest != idempotency.digest:
-                raise IdempotencyConflict("This Idempotency-Key was used for another body.", param="Idempotency-Key")
+                raise IdempotencyConflict(
+                    "This Idempotency-Key was used for another body.", param="Idempotency-Key"
+                )
             return first
         if record.id in self._streams:
             return record.id
@@ -280,7 +282,9 @@ class MemoryStreamLog:
         bounds = self._bounds
         while len(self._streams) >= bounds.max_streams or self._tokens + tokens > bounds.max_tokens:
             if not self._ended:
-                raise Overloaded("The log of streams is full of running streams. Try again later.", retry_after_s=1)
+                raise Overloaded(
+                    "The log of streams is full of running streams. Try again later.", retry_after_s=1
+                )
             self._forget(next(iter(self._ended)))
 
     def _sweep(self) -> None:

@@ -98,7 +98,9 @@ class Recorder:
 
     async def _write(self, recordings: list[_Recording]) -> None:
         appends = [recording.append() for recording in recordings]
-        refusals = {refusal.stream: refusal.reason for refusal in await self._log.append(self._driver, appends)}
+        refusals = {
+            refusal.stream: refusal.reason for refusal in await self._log.append(self._driver, appends)
+        }
         for recording, append in zip(recordings, appends, strict=True):
             reason = refusals.get(append.stream)
             if reason is None:

@@ -13,7 +13,7 @@ import pytest
 from app.errors import IdempotencyConflict, StreamExpired, StreamNotFound
 from app.schema.frames import ChoiceEnd, End, Timings, Usage
 from app.schema.tokens import TokenBatch, TokenLogprob
-from app.streams.log import Append, Idempotency, Order, Refusal, StreamLog, StreamRecord
+from app.streams.log import Append, Idempotency, Order, Refusal, StreamLog
 from tests.fakes.requests import record
 
 ENDING = End("3", [ChoiceEnd(0, "stop", "x")], Usage(5, 3, 8), Timings(0.1, 0.2, 0.3, 10.0), ["00"])
@@ -23,7 +23,8 @@ LEASE_S, RETENTION_S = 1.0, 2.0
 class LogWorld(Protocol):
     """A log, with leases of `LEASE_S` and a retention of `RETENTION_S`, and its time."""
 
-    log: StreamLog
+    @property
+    def log(self) -> StreamLog: ...
 
     async def pass_time(self, duration_s: float) -> None: ...
 
@@ -48,7 +49,9 @@ class StreamLogContract:
             assert await log.create(first, "d1") == "st_a"
             logprobs = [TokenLogprob(-0.5, [(7, -0.5), (8, -1.5)]), TokenLogprob(-0.25, [])]
             appends = [
-                Append("st_a", 1, [TokenBatch(0, 0, 0, [7, 9], None, None, logprobs), TokenBatch(0, 1, 0, [5])]),
+                Append(
+                    "st_a", 1, [TokenBatch(0, 0, 0, [7, 9], None, None, logprobs), TokenBatch(0, 1, 0, [5])]
+                ),
                 Append("st_a", 1, [TokenBatch(0, 1, 1, [6], "stop", 6)]),
             ]
             assert await log.append("d1", appends) == []
@@ -76,8 +79,12 @@ class StreamLogContract:
             await world.log.append("d1", [append])
             await world.log.append("d1", [append])
             await world.log.append("d1", [Append("st_a", 1, [TokenBatch(0, 0, 2, [3, 4])], ENDING)])
-            assert await world.log.append("d1", [Append("st_a", 1, [TokenBatch(0, 0, 2, [3, 4])], ENDING)]) == []
-            assert [batch.token_ids for batch in (await world.log.read("st_a", [0])).batches] == [[1, 2, 3, 4]]
+            assert (
+                await world.log.append("d1", [Append("st_a", 1, [TokenBatch(0, 0, 2, [3, 4])], ENDING)]) == []
+            )
+            assert [batch.token_ids for batch in (await world.log.read("st_a", [0])).batches] == [
+                [1, 2, 3, 4]
+            ]
 
         self.live(test)
 

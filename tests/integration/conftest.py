@@ -1,4 +1,5 @@
-"""One server for all integration tests: the shipped configuration with two simulated models beside the embedded one."""
+"""One server for all integration tests: the shipped configuration with two simulated models beside
+the embedded one, and two ingress replicas."""
 
 from __future__ import annotations
 
@@ -38,6 +39,7 @@ def integration_config(*, embedded_too: bool = True) -> dict[str, Any]:
         "max_replicas": 1,
     }
     args["models"] = [embedded, simulated, silent] if embedded_too else [simulated]
+    args["ingress"] = {"replicas": 2}
     return config
 
 

@@ -75,9 +75,12 @@ def live(test: Callable[[World], Awaitable[None]], *names: str) -> None:
     async def main() -> None:
         world = World(*names)
         await world.service.load()
+        running = asyncio.ensure_future(world.service.run())
+        await settle()
         async with world.client:
             await test(world)
-        await world.service.close()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
         assert not world.generator.running
 
     asyncio.run(main())

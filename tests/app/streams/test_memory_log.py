@@ -58,7 +58,12 @@ def test_tokens_are_bounded_and_counted() -> None:
         assert log.statistics().tokens == 39
         await log.create(record("st_b"), "d1")
         statistics = log.statistics()
-        assert (statistics.streams, statistics.running, statistics.tokens, statistics.tombstones) == (1, 1, 2, 1)
+        assert (statistics.streams, statistics.running, statistics.tokens, statistics.tombstones) == (
+            1,
+            1,
+            2,
+            1,
+        )
 
     asyncio.run(main())
 

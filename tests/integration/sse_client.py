@@ -68,7 +68,7 @@ async def post(
     reading: Reading | None = None,
     *,
     until_tokens: int | None = None,
-    **headers: str,
+    headers: dict[str, str] | None = None,
 ) -> Reading:
     """Starts a stream and reads it, to its end or until there are so many tokens."""
     reading = reading or Reading()

@@ -91,7 +91,7 @@ def test_a_stream_is_resumed_while_it_runs_and_after_its_end_through_any_process
                 by_header = await get(client, path, part)
                 assert by_query.hashes == by_header.hashes == expected
                 again = await post(
-                    client, fields, copy(whole, tokens), **{"last-event-id": f"{first.stream}:{after}"}
+                    client, fields, copy(whole, tokens), headers={"last-event-id": f"{first.stream}:{after}"}
                 )
                 assert (again.stream, again.hashes) == (first.stream, expected)
         after_all = served(server)
@@ -104,7 +104,7 @@ def test_what_cannot_be_resumed(server: Cluster) -> None:
     async def test(client: httpx.AsyncClient) -> None:
         fields = {**LONG, "max_tokens": 5}
         mine = {"authorization": "Bearer mine"}
-        reading = await post(client, fields, **mine)
+        reading = await post(client, fields, headers=mine)
         path = f"/v1/streams/{reading.stream}"
         terminal = {**mine, "last-event-id": reading.last_event_id}
         statuses = [(await client.get(f"{path}/events", headers=terminal)).status_code for _ in range(8)]
@@ -185,8 +185,8 @@ def test_a_repeated_request_is_the_same_stream(server: Cluster) -> None:
     async def test(client: httpx.AsyncClient) -> None:
         [expected] = await alone(client, [LONG])
         key = {"idempotency-key": f"order-{os.urandom(8).hex()}"}
-        lost = await post(client, LONG, until_tokens=1, **key)
-        retries = await asyncio.gather(*(post(client, LONG, **key) for _ in range(4)))
+        lost = await post(client, LONG, until_tokens=1, headers=key)
+        retries = await asyncio.gather(*(post(client, LONG, headers=key) for _ in range(4)))
         assert {reading.stream for reading in retries} == {lost.stream}
         assert [reading.hashes for reading in retries] == [expected] * 4
         other = await client.post("/v1/streams", json={**LONG, "max_tokens": 2}, headers=key)

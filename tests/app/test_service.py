@@ -27,7 +27,7 @@ from app.schema.frames import ChoiceEnd, Delta, End, Error, Frame, Start
 from app.schema.requests import GenerationRequest
 from app.service import GenerationService
 from app.settings import ModelSettings, Settings
-from app.streams.log import Excerpt, Idempotency
+from app.streams.log import Excerpt, Idempotency, Order
 from app.streams.memory_log import LogBounds, MemoryStreamLog
 from app.streams.reader import Reader
 from tests.fakes.clock import FakeClock, settle
@@ -598,5 +598,26 @@ def test_a_caller_that_leaves_while_the_log_is_told_leaves_a_stream_without_a_re
         world.generator.generations[0].say("abc", finish="length")
         frames = await rest(again.reader())
         assert text(frames) == ("" if policy == "cancel" else "abc") and isinstance(frames[-1], End)
+
+    live(test)
+
+
+def test_ready_only_while_the_log_answers() -> None:
+    async def test(world: World) -> None:
+        assert not world.service.ready(), "its model is not known yet"
+        await world.service.load()
+        await world.clock.advance(1)
+        assert world.service.ready()
+        attend = world.log.attend
+
+        async def away(*_: object) -> list[Order]:
+            raise LogUnavailable("no answer")
+
+        world.log.attend = away  # type: ignore[assignment]
+        await world.clock.advance(2)
+        assert not world.service.ready()
+        world.log.attend = attend  # type: ignore[method-assign]
+        await world.clock.advance(1)
+        assert world.service.ready()
 
     live(test)

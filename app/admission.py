@@ -20,9 +20,12 @@ class Admission:
         self.sequences = 0
 
     @contextmanager
-    def permit(self, sequences: int, capacity: int) -> Iterator[None]:
-        """Reserves places for `sequences` among `capacity`; raises `Overloaded`. Leaving the context gives them back."""
-        if self.sequences + sequences > capacity:
+    def permit(self, sequences: int, capacity: int, *, accepted: bool = False) -> Iterator[None]:
+        """Reserves places for `sequences` among `capacity`; raises `Overloaded`. Leaving the context gives them back.
+
+        A stream that was `accepted` before is never refused.
+        """
+        if not accepted and self.sequences + sequences > capacity:
             raise Overloaded(
                 f"The server is working on {self.sequences} sequences of {capacity}. Try again later.",
                 retry_after_s=RETRY_AFTER_S,

@@ -15,11 +15,13 @@
     ├── BodyTooLarge              413  send less
     ├── UnsupportedMediaType      415  send application/json
     ├── TooManyStreams            429  wait until a stream of this key has ended
+    ├── TooManyReaders            429  wait until a reader of this stream has left
     ├── RequestTimeout            408  allow more time, or ask for less
     ├── InternalError             500  report it
     ├── GenerationFailed          500  this request broke its generation; others are well
     ├── Overloaded                503  wait `retry_after_s` and try again
     ├── GeneratorUnavailable      503  try again: the replica is gone
+    ├── LogUnavailable            503  try again: the log of streams does not answer
     └── Draining                  503  reconnect and resume
 
 The class carries what each protocol says of it, so that no edge decides on its own. Messages are written for clients: they
@@ -150,6 +152,10 @@ class TooManyStreams(ServiceError):
     retryable = True
 
 
+class TooManyReaders(TooManyStreams):
+    code = "too_many_readers"
+
+
 class RequestTimeout(ServiceError):
     code = "timeout"
     type = "timeout_error"
@@ -182,9 +188,20 @@ class GeneratorUnavailable(ServiceError):
     retryable = True
 
 
+class LogUnavailable(GeneratorUnavailable):
+    code = "log_unavailable"
+
+
 class Draining(ServiceError):
     code = "draining"
     http_status = 503
     grpc_status = "UNAVAILABLE"
     ws_close_code = 1012
     retryable = True
+
+
+def draining() -> Draining:
+    """What a process that is about to stop says."""
+    return Draining(
+        "This server is shutting down. Try again or resume: another one answers.", retry_after_s=1
+    )

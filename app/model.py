@@ -44,10 +44,11 @@ class Model:
     def choices(self, request: GenerationRequest, prompt: Sequence[int]) -> list[Choice]:
         """The empty choices of a stream. The model must be loaded."""
         assert self._vocabulary is not None and self._logprobs is not None
-        write_logprob = self._logprobs.write
+        write_logprobs = self._logprobs.write_all
         return [
             Choice(
-                ChoiceText(self._vocabulary, prompt, request.stop, request.sampling.min_tokens), write_logprob
+                ChoiceText(self._vocabulary, prompt, request.stop, request.sampling.min_tokens),
+                write_logprobs,
             )
             for _ in range(request.n)
         ]

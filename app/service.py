@@ -1,93 +1,156 @@
-"""The service: takes a validated request, starts its stream, and sees to it that the stream ends.
+"""The service: starts streams, and finds those that were started before, here or elsewhere.
 
-`GenerationService._live` is the main flow, the whole life of a stream. Everything that can fail before the first frame fails
-there with its status; after that every failure is a frame. A stream lives in a task of its own, so that it can outlive the
+`GenerationService._live` is the main flow, from the request to the last frame. Everything that can fail before the first frame
+fails there with its status; after that every failure is a frame. A stream lives in a task of its own, so that it outlives the
 connection that asked for it.
+
+When this process stops, its streams do not end: they stay in the log, and their readers are cut off, so that they resume through
+another process, which goes on with them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
+import math
 import secrets
 from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from app.clock import SystemClock
 from app.context import check_vocabulary, fit_sampling
-from app.errors import Draining, InternalError, ModelNotFound, RequestTimeout, ServiceError
+from app.errors import (
+    InternalError,
+    LogUnavailable,
+    ModelNotFound,
+    ServiceError,
+    StreamExpired,
+    StreamNotFound,
+    draining,
+)
 from app.model import Model
 from app.ports import Clock, ModelCard
 from app.schema.requests import GenerationRequest
-from app.schema.tokens import Job
 from app.settings import Settings
+from app.streams.driver import Driver
+from app.streams.log import Excerpt, Idempotency, StreamLog, StreamRecord
+from app.streams.reader import Reader
+from app.streams.status import StreamStatus, status_of
 from app.streams.stream import Stream
 
 logger = logging.getLogger(__name__)
 
+FOLLOW_WAIT_S = 1.0
+RETRY_S = 0.25
+# Whoever reads a stream from another process asks the log for it at least this often, twice over for a slow answer.
+WATCHED_S = 2 * FOLLOW_WAIT_S
+# A reader may have seen this many tokens of a choice that the driver had no time to log before it died.
+MAX_UNLOGGED_TOKENS = 64
+# How long readers wait for a log that does not answer, or that has lost its memory and is told again by the driver.
+LOG_PATIENCE_S = 10.0
+# How often another process's stream is ordered to be cancelled, in case its driver changes meanwhile.
+CANCEL_AGAIN_S = 0.25
+
+
+@dataclass
+class _Opening:
+    """A caller of `start` and its stream. `announced`: from here on the log may know it, and nobody drives it but us."""
+
+    stream: asyncio.Future[Stream]
+    announced: bool = False
+    abandoned: bool = False
+
 
 class GenerationService:
-    """Streams of the configured models. `ingress` names this process to the generators."""
+    """Streams of the configured models. `ingress` names this process to the generators and to the log.
+
+    `run` keeps the service going; without it streams are neither recorded nor cancelled from elsewhere.
+    """
 
     def __init__(
-        self, settings: Settings, models: Mapping[str, Model], *, ingress: str, clock: Clock | None = None
+        self,
+        settings: Settings,
+        models: Mapping[str, Model],
+        log: StreamLog,
+        *,
+        ingress: str,
+        clock: Clock | None = None,
     ) -> None:
         self.settings = settings
         self._models = models
+        self._log = log
         self._ingress = ingress
         self._clock = clock or SystemClock()
-        self._keys = itertools.count(1)
+        self._driver = Driver(
+            settings,
+            log,
+            ingress=ingress,
+            clock=self._clock,
+            on_taken_over=self._follow_soon,
+            on_orphan=self._adopt_soon,
+        )
+        self._followed: dict[str, Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._work: asyncio.Future[tuple[None, None]] | None = None
+        self._closing = False
 
-    async def start(self, request: GenerationRequest) -> Stream:
-        """Starts a stream; returns it when a generator has accepted it.
+    async def start(
+        self, request: GenerationRequest, owner: str = "", idempotency: Idempotency | None = None
+    ) -> Stream:
+        """Starts a stream; returns it when a generator has accepted it and the log has its record.
 
-        Raises the `ServiceError` that prevents it. A caller that is cancelled meanwhile leaves nothing behind.
+        With an idempotency key that `owner` has used before it is the first stream. Raises the `ServiceError` that prevents
+        it. A caller that is cancelled leaves nothing behind, or a stream that its last reader has left.
         """
-        opened: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
-        life = self._spawn(self._live(request, opened))
+        self._check_open()
+        opening = _Opening(asyncio.get_running_loop().create_future())
+        life = self._spawn(self._live(request, owner, idempotency, opening))
+        life.add_done_callback(lambda _: _refuse(draining(), opening))
         try:
-            return await opened
+            return await asyncio.shield(opening.stream)
         except asyncio.CancelledError:
-            life.cancel()
+            opening.abandoned = True
+            if not opening.announced:
+                life.cancel()
+            elif opening.stream.done() and opening.stream.exception() is None:
+                self._deserted(opening.stream.result())
             raise
 
-    async def _live(self, request: GenerationRequest, opened: asyncio.Future[Stream]) -> None:
-        """The life of a stream: admitted, encoded, generated, ended. Never raises; `opened` gets the stream or the error."""
-        stream: Stream | None = None
-        try:
-            model = self._model(request.model)
-            began_s = self._clock.monotonic()
-            with model.admission.permit(request.n, model.generator.capacity):
-                card = await model.load()
-                check_vocabulary(request, card)
-                prompt = list(request.prompt_token_ids or ()) or await model.tokenizer.encode(request)
-                seed = secrets.randbits(53) if request.seed is None else request.seed
-                sampling = fit_sampling(request, prompt, seed, card, self.settings.limits)
-                job = Job(
-                    ingress=self._ingress, key=next(self._keys), prompt=prompt, sampling=sampling, n=request.n
-                )
-                stream = self._stream(request, model, prompt, seed, began_s)
-                async with asyncio.timeout(request.timeout_s or self.settings.limits.request_timeout_s):
-                    async with model.generator.open(job, stream) as generation:
-                        stream.accept(generation)
-                        opened.set_result(stream)
-                        await stream.ended()
-        except ServiceError as error:
-            _refuse(error, stream, opened)
-        except TimeoutError:
-            _refuse(RequestTimeout("The stream did not end within its time limit."), stream, opened)
-        except asyncio.CancelledError:
-            _refuse(Draining("The server is shutting down."), stream, opened)
-        except Exception:
-            logger.exception("a stream broke")
-            _refuse(InternalError("The server failed to handle the request."), stream, opened)
+    async def resume(self, stream_id: str, after: str | None = None, owner: str = "") -> Reader:
+        """A reader of a stream behind the cursor `after` (None: from the start), wherever the stream was started.
 
-    async def load(self) -> None:
-        """Learns what the models are, so that the first request need not wait for it. Raises `GeneratorUnavailable`."""
-        for model in self._models.values():
-            await model.load()
+        Raises `StreamNotFound`, also for another owner's stream, `StreamExpired`, `InvalidCursor`, `TooManyReaders`,
+        `LogUnavailable` and `Draining`.
+        """
+        self._check_open()
+        stream = await self._find(stream_id, owner)
+        # The driver of a stream knows all of it. The log may lag, and a reader may know more than the log.
+        lag = 0 if stream.driven or stream.ending is not None else MAX_UNLOGGED_TOKENS
+        return stream.reader(after, ahead_tokens=lag)
+
+    async def cancel(self, stream_id: str, owner: str = "") -> StreamStatus:
+        """Cancels a stream wherever it is driven; returns when it has ended. Idempotent. Raises as `resume` does."""
+        self._check_open()
+        while (stream := await self._find(stream_id, owner)).ending is None:
+            if stream.driven:
+                stream.cancel()
+            else:
+                # Its driver may be gone: then it is driven by whoever takes it over, which may be this process.
+                await self._log.order_cancel(stream_id)
+                await self._ended_within(stream, CANCEL_AGAIN_S)
+                self._check_open()
+        return await self.status(stream_id, owner)
+
+    async def status(self, stream_id: str, owner: str = "") -> StreamStatus:
+        """What is known of a stream. Raises as `resume` does."""
+        stream = self._driver.streams.get(stream_id)
+        if stream is None or stream.record.owner != owner:
+            record = await self._log.record(stream_id, owner)
+            excerpt = await self._log.read(stream_id, [0] * record.request.n)
+            stream = self._stream(record, await self._loaded(record), excerpt)
+            return status_of(stream, excerpt.expires_s)
+        return status_of(stream, None)
 
     def cards(self) -> list[ModelCard]:
         """The models that are known well enough to be served."""
@@ -101,14 +164,195 @@ class GenerationService:
         return card
 
     def ready(self) -> bool:
-        """Whether a stream of every model could start."""
-        return all(model.ready for model in self._models.values())
+        """Whether a stream of every model could start and be recorded. False until `run` has heard from the log."""
+        return self._driver.log_answers and all(model.ready for model in self._models.values())
+
+    async def load(self) -> None:
+        """Learns what the models are, so that the first request need not wait for it. Raises `GeneratorUnavailable`."""
+        for model in self._models.values():
+            await model.load()
+
+    async def run(self) -> None:
+        """Records streams and carries out the log's orders, until cancelled or closed; then closes the service."""
+        self._work = asyncio.gather(self._driver.recorder.run(), self._driver.attend())
+        try:
+            await self._work
+        finally:
+            await self.close()
 
     async def close(self) -> None:
-        """Ends every stream and waits until all are gone."""
-        for task in self._tasks:
+        """Lets go of every stream of this process, and cuts off its readers. The log keeps the streams as they are."""
+        self._closing = True
+        if self._work is not None:
+            # From here on the lease runs out, so that other processes may go on.
+            self._work.cancel()
+        streams = [*self._driver.streams.values(), *self._followed.values()]
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for stream in streams:
+            stream.cut()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # The life of a stream.
+
+    async def _live(
+        self, request: GenerationRequest, owner: str, idempotency: Idempotency | None, opening: _Opening
+    ) -> None:
+        """Admitted, encoded, generated, logged, ended. Raises nothing: `opening` gets the stream, or the error."""
+        stream: Stream | None = None
+
+        async def announce() -> bool:
+            assert stream is not None
+            opening.announced = True
+            first = await self._log.create(stream.record, self._ingress, idempotency)
+            if first == stream.id:
+                self._driver.own(stream, epoch=1, logged=[0] * request.n)
+                self._opened(opening, stream)
+            else:
+                self._opened(opening, await self._find(first, owner))
+            return first == stream.id
+
+        try:
+            model = self._model(request.model)
+            with model.admission.permit(request.n, model.generator.capacity):
+                record = await self._record(request, owner, model)
+                stream = self._stream(record, model)
+                await self._driver.drive(stream, model, announce)
+            await self._driver.conclude(stream)
+        except ServiceError as error:
+            _refuse(error, opening)
+        except Exception:
+            logger.exception("a request broke")
+            _refuse(InternalError("The server failed to handle the request."), opening)
+
+    def _opened(self, opening: _Opening, stream: Stream) -> None:
+        opening.stream.set_result(stream)
+        if opening.abandoned:
+            self._deserted(stream)
+
+    async def _record(self, request: GenerationRequest, owner: str, model: Model) -> StreamRecord:
+        card = await model.load()
+        check_vocabulary(request, card)
+        created_s = self._clock.time()
+        prompt = list(request.prompt_token_ids or ()) or await model.tokenizer.encode(request)
+        seed = secrets.randbits(53) if request.seed is None else request.seed
+        return StreamRecord(
+            id=f"st_{secrets.token_hex(16)}",
+            owner=owner,
+            request=request,
+            prompt=prompt,
+            sampling=fit_sampling(request, prompt, seed, card, self.settings.limits),
+            created_s=created_s,
+        )
+
+    # Streams that another process drives, or did.
+
+    async def _find(self, stream_id: str, owner: str) -> Stream:
+        """The stream, followed from the log if it is not driven here."""
+        stream = self._driver.streams.get(stream_id) or self._followed.get(stream_id)
+        if stream is not None and stream.record.owner == owner:
+            return stream
+        record = await self._log.record(stream_id, owner)
+        model = await self._loaded(record)
+        excerpt = await self._log.read(stream_id, [0] * record.request.n)
+        stream = self._driver.streams.get(stream_id) or self._followed.get(stream_id)
+        if stream is None:
+            stream = self._stream(record, model, excerpt)
+            if stream.ending is None:
+                self._follow_soon(stream)
+        return stream
+
+    def _follow_soon(self, stream: Stream) -> None:
+        """Another process drives the stream: its readers here follow the log."""
+        if not self._closing:
+            self._followed[stream.id] = stream
+            self._spawn(self._follow(stream))
+
+    async def _follow(self, stream: Stream) -> None:
+        """Feeds the stream from the log while another process drives it, and takes it over when that process is gone.
+
+        Readers are cut off when the log does not answer for long: it may know more of the stream than is known here.
+        """
+        try:
+            await self._follow_log(stream)
+        except LogUnavailable as error:
+            logger.warning("the stream %s can't be followed: %s", stream.id, error.message)
+            stream.cut()
+        except ServiceError as error:
+            stream.fail(error)
+        finally:
+            if self._followed.get(stream.id) is stream:
+                del self._followed[stream.id]
+
+    async def _follow_log(self, stream: Stream) -> None:
+        deserted_s = failing_s = 0.0
+        while stream.ending is None and deserted_s < WATCHED_S:
+            try:
+                excerpt = await self._log.read(stream.id, stream.counts, FOLLOW_WAIT_S)
+                stream.absorb(excerpt)
+                if excerpt.orphaned and await self._take(stream):
+                    return
+            except (LogUnavailable, StreamNotFound, StreamExpired):
+                if stream.driven or failing_s >= LOG_PATIENCE_S:
+                    raise
+                failing_s += RETRY_S
+                await self._clock.sleep(RETRY_S)
+                continue
+            failing_s = 0.0
+            deserted_s = 0.0 if stream.has_readers else deserted_s + FOLLOW_WAIT_S
+
+    async def _take(self, stream: Stream) -> bool:
+        """Takes the lease of a stream whose driver is gone, and drives it to its end. False when another was faster."""
+        model = await self._loaded(stream.record)
+        epoch = await self._log.take(stream.id, self._ingress)
+        if epoch is None:
+            return False
+        self._followed.pop(stream.id, None)
+        self._driver.own(stream, epoch, stream.counts)
+        with model.admission.permit(stream.request.n, model.generator.capacity, accepted=True):
+            await self._driver.drive(stream, model)
+        await self._driver.conclude(stream)
+        return True
+
+    def _adopt_soon(self, stream_id: str) -> None:
+        if not self._closing:
+            self._spawn(self._adopt(stream_id))
+
+    async def _adopt(self, stream_id: str) -> None:
+        """Takes over a stream that is to be finished without a reader."""
+        try:
+            record = await self._log.record(stream_id)
+            excerpt = await self._log.read(stream_id, [0] * record.request.n)
+            await self._take(self._stream(record, await self._loaded(record), excerpt))
+        except ServiceError as error:
+            logger.warning("could not adopt the stream %s: %s", stream_id, error.message)
+
+    # Readers that leave.
+
+    def _deserted(self, stream: Stream) -> None:
+        """The last reader here has left before the end: the request said what becomes of the stream."""
+        running = stream.driven and stream.ending is None and not self._closing
+        if running and stream.request.on_disconnect != "continue":
+            self._spawn(self._cancel_unwatched(stream))
+
+    async def _cancel_unwatched(self, stream: Stream) -> None:
+        """Cancels the stream when its time of grace is over, unless somebody reads it, here or through another process."""
+        grace_s = self.settings.streams.grace_s if stream.request.on_disconnect == "grace" else 0.0
+        await self._clock.sleep(grace_s)
+        while stream.driven and stream.ending is None and not stream.has_readers:
+            if await self._unread_s(stream) > max(grace_s, WATCHED_S):
+                stream.cancel()
+                return
+            await self._clock.sleep(RETRY_S)
+
+    async def _unread_s(self, stream: Stream) -> float:
+        try:
+            return await self._log.unread_s(stream.id)
+        except ServiceError:
+            return math.inf
+
+    # Inside.
 
     def _model(self, name: str) -> Model:
         model = self._models.get(name)
@@ -118,32 +362,43 @@ class GenerationService:
             )
         return model
 
-    def _stream(
-        self, request: GenerationRequest, model: Model, prompt: list[int], seed: int, began_s: float
-    ) -> Stream:
-        return Stream(
-            f"st_{secrets.token_hex(16)}",
-            request,
-            seed=seed,
-            prompt_tokens=len(prompt),
-            choices=model.choices(request, prompt),
-            began_s=began_s,
+    async def _loaded(self, record: StreamRecord) -> Model:
+        model = self._model(record.request.model)
+        await model.load()
+        return model
+
+    def _stream(self, record: StreamRecord, model: Model, excerpt: Excerpt | None = None) -> Stream:
+        """A stream from its record, with what the log has of it."""
+        age_s = self._clock.time() - record.created_s
+        stream = Stream(
+            record,
+            model.choices(record.request, record.prompt),
+            began_s=self._clock.monotonic() - age_s,
             clock=self._clock,
             window_tokens=self.settings.streams.reader_window_tokens,
+            max_readers=self.settings.streams.max_readers,
+            on_changed=self._driver.recorder.changed,
             on_deserted=self._deserted,
         )
+        if excerpt is not None:
+            stream.absorb(excerpt)
+        return stream
 
-    def _deserted(self, stream: Stream) -> None:
-        """The last reader of a stream has left before its end: the request said what becomes of it."""
-        if stream.request.on_disconnect == "cancel":
-            stream.cancel()
-        elif stream.request.on_disconnect == "grace":
-            self._spawn(self._cancel_after_grace(stream))
+    async def _ended_within(self, stream: Stream, duration_s: float) -> None:
+        """Returns when the stream has ended, at the latest after `duration_s`."""
+        waits = [
+            asyncio.ensure_future(stream.ended()),
+            asyncio.ensure_future(self._clock.sleep(duration_s)),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
-    async def _cancel_after_grace(self, stream: Stream) -> None:
-        await self._clock.sleep(self.settings.streams.grace_s)
-        if not stream.has_readers:
-            stream.cancel()
+    def _check_open(self) -> None:
+        if self._closing:
+            raise draining()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -152,9 +407,7 @@ class GenerationService:
         return task
 
 
-def _refuse(error: ServiceError, stream: Stream | None, opened: asyncio.Future[Stream]) -> None:
-    """Tells whoever listens: the caller of `start` before acceptance, the readers after it."""
-    if stream is not None:
-        stream.fail(error)
-    if not opened.done():
-        opened.set_exception(error)
+def _refuse(error: ServiceError, opening: _Opening) -> None:
+    """Tells the caller of `start`, unless it has its stream: whatever comes after that is told to the readers."""
+    if not opening.stream.done():
+        opening.stream.set_exception(error)

@@ -77,6 +77,19 @@ class StreamsSettings(_Section):
     heartbeat_s: Seconds = 10
     stall_timeout_s: Seconds = 3
     reader_window_tokens: PositiveInt = 256
+    max_readers: PositiveInt = 8
+    max_streams: PositiveInt = 10_000
+    max_tokens: PositiveInt = 20_000_000
+
+    @model_validator(mode="after")
+    def _backend_has_its_address(self) -> "StreamsSettings":
+        if self.backend == "redis" and not self.redis_url:
+            raise ValueError(
+                "streams.backend: redis needs streams.redis_url (redis://, rediss:// or unix://)"
+            )
+        if self.backend == "memory" and self.redis_url is not None:
+            raise ValueError("streams.redis_url is set, but streams.backend is memory")
+        return self
 
 
 class LimitsSettings(_Section):

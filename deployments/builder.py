@@ -13,6 +13,7 @@ from ray.serve import Application
 from app.settings import ModelSettings, Settings
 from deployments.generator import Generator
 from deployments.ingress import Ingress
+from deployments.stream_log import StreamLog, log_bounds
 from deployments.tokenizer import Tokenizer
 
 ROUTER = "deployments.router.GeneratorRouter"
@@ -25,13 +26,19 @@ TOKENIZER_ONGOING = 64
 TOKENIZER_QUEUED = 256
 INGRESS_ONGOING = 4096
 INGRESS_QUEUED = 256
+LOG_ONGOING = 4096
+"""Calls that the log of streams takes at once. Each ingress process waits in one for orders, and in one per followed stream."""
+LOG_QUEUED = 256
 DRAIN_MARGIN_S = 10
 QUIET = {"enable_access_log": False}
 """The ingress logs requests; behind it, a line for each call would cost more than it tells."""
 
 
 def build_app(args: Settings) -> Application:
-    """The graph: one tokenizer and one generator deployment for each model, and the ingress that calls them."""
+    """The graph: one tokenizer and one generator deployment for each model, the log, and the ingress that calls them.
+
+    With `streams.backend: redis` the log is no deployment, and the ingress gets none.
+    """
     names = {model.name: _label(model, args) for model in args.models}
     tokenizers = {model.name: _tokenizer(model, names[model.name]) for model in args.models}
     generators = {model.name: _generator(model, names[model.name], args) for model in args.models}
@@ -45,7 +52,21 @@ def build_app(args: Settings) -> Application:
         # Small machines must have room for the generators; an ingress is bound by its single thread anyway.
         ray_actor_options={"num_cpus": 0},
     )(Ingress)
-    return ingress.bind(args, tokenizers, generators)
+    log = _stream_log(args) if args.streams.backend == "memory" else None
+    return ingress.bind(args, tokenizers, generators, log)
+
+
+def _stream_log(args: Settings) -> Application:
+    deployment = serve.deployment(
+        name="StreamLog",
+        num_replicas=1,  # one memory; with two, each would know half of the streams
+        max_ongoing_requests=LOG_ONGOING,
+        max_queued_requests=LOG_QUEUED,
+        backpressure_config=BACKPRESSURE,
+        logging_config=QUIET,
+        ray_actor_options={"num_cpus": 0},
+    )(StreamLog)
+    return deployment.bind(log_bounds(args))
 
 
 def _label(model: ModelSettings, args: Settings) -> str:

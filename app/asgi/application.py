@@ -56,7 +56,7 @@ class Application(FastAPI):
         )
         self._echo_request_id = echo_request_id
         responder = Responder(service)
-        self.include_router(StreamEndpoints(responder).router)
+        self.include_router(StreamEndpoints(service, responder).router)
         self.include_router(OpenAIEndpoints(responder).router)
         self.include_router(ModelEndpoints(service).router)
         self.include_router(HealthEndpoint(service).router)

@@ -42,11 +42,22 @@ def _operation(document: Mapping[str, Any], path: str, method: str, operation: M
         f'<section id="{escape(operation["operationId"])}">\n',
         f"<h2><code>{method.upper()} {escape(path)}</code></h2>\n",
         f"<p><b>{_text(operation['summary'])}.</b> {_text(operation.get('description', ''))}</p>\n",
+        _parameters(document, operation),
         _request(document, path, operation),
     ]
     for status, response in operation["responses"].items():
         parts.append(_response(document, str(status), response))
     return "".join([*parts, "</section>\n"])
+
+
+def _parameters(document: Mapping[str, Any], operation: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td><code>{escape(parameter['name'])}</code></td><td>{escape(parameter['in'])}</td>"
+        f"<td>{_text(parameter['description'])}</td></tr>\n"
+        for parameter in operation.get("parameters", [])
+        if "description" in parameter
+    )
+    return rows and f"<table><tr><th>parameter</th><th>in</th><th>meaning</th></tr>\n{rows}</table>\n"
 
 
 def _request(document: Mapping[str, Any], path: str, operation: Mapping[str, Any]) -> str:
@@ -106,7 +117,7 @@ def _range(schema: Mapping[str, Any]) -> str:
 def _response(document: Mapping[str, Any], status: str, response: Mapping[str, Any]) -> str:
     examples = "".join(
         f"<p><code>{escape(media_type)}</code></p><pre>{_example(_resolve(document, example)['value'])}</pre>\n"
-        for media_type, content in response["content"].items()
+        for media_type, content in response.get("content", {}).items()
         for example in content["examples"].values()
     )
     name = "Any other status" if status == "default" else f"Status {escape(status)}"

@@ -25,17 +25,17 @@ class OpenAIEndpoints:
     async def chat(self, request: Request) -> Response:
         """Answers a chat."""
         body = await self._responder.read(request, ChatCompletionBody)
-        stream = await self._responder.start(body)
+        stream = await self._responder.start(request, body)
         if body.stream:
             encoder = ChatStreamEncoder(n=stream.request.n, options=body.stream_options)
-            return self._responder.streamed(stream, encoder)
+            return self._responder.streamed(stream.reader(), encoder)
         return await self._responder.folded(stream, ChatFold(), request)
 
     async def complete(self, request: Request) -> Response:
         """Goes on with a text."""
         body = await self._responder.read(request, CompletionBody)
-        stream = await self._responder.start(body)
+        stream = await self._responder.start(request, body)
         if body.stream:
             encoder = CompletionStreamEncoder(n=stream.request.n, options=body.stream_options)
-            return self._responder.streamed(stream, encoder)
+            return self._responder.streamed(stream.reader(), encoder)
         return await self._responder.folded(stream, CompletionFold(), request)

@@ -11,10 +11,12 @@ from typing import Any
 import msgspec
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.responses import Response
 
 from app.schema.frames import Delta, End, Error, Start
 from app.schema.native import StreamBody
 from app.schema.openai import ChatCompletionBody, CompletionBody
+from app.streams.status import StreamStatus
 
 TITLE = "Streaming inference"
 VERSION = "1"
@@ -25,6 +27,7 @@ DESCRIPTION = (
 
 _BODIES: tuple[type[BaseModel], ...] = (StreamBody, ChatCompletionBody, CompletionBody)
 _FRAMES = (Start, Delta, End, Error)
+_STRUCTS = (*_FRAMES, StreamStatus)
 _REF = "#/components/schemas/"
 
 _ERROR_SCHEMA: dict[str, Any] = {
@@ -138,6 +141,19 @@ _STREAM_RESULT_EXAMPLE = {
 }
 
 
+_STREAM_STATUS_EXAMPLE = {
+    "stream": _STREAM_EXAMPLE,
+    "model": "storyteller",
+    "created": 1790000000,
+    "state": "ended",
+    "cursor": "2",
+    "usage": _USAGE_EXAMPLE,
+    "expires_at": 1790000600,
+    "choices": [{"index": 0, "finish_reason": "stop", "stop_reason": None}],
+    "error": None,
+}
+
+
 # Examples are components, because the framework would drop every null from them if they stood in the routes.
 _EXAMPLES: dict[str, Any] = {
     "InvalidRequest": _error_example(
@@ -147,6 +163,17 @@ _EXAMPLES: dict[str, Any] = {
         "The model 'unknown' does not exist. GET /v1/models lists those that do.",
         "model_not_found",
         param="model",
+    ),
+    "StreamNotFound": _error_example("There is no such stream.", "stream_not_found", param=None),
+    "StreamExpired": _error_example("The stream is past its retention.", "stream_expired", param=None),
+    "InvalidCursor": _error_example(
+        "The cursor 9 is beyond the stream, which is at 2.", "invalid_cursor", param="after"
+    ),
+    "IdempotencyConflict": _error_example(
+        "This Idempotency-Key was used for another body.", "idempotency_conflict", param="Idempotency-Key"
+    ),
+    "TooManyReaders": _error_example(
+        "The stream has 8 readers already.", "too_many_readers", param=None, kind="rate_limit_error"
     ),
     "BodyTooLarge": _error_example("The body is larger than 1048576 bytes.", "body_too_large", param=None),
     "UnsupportedMediaType": _error_example(
@@ -223,6 +250,9 @@ def _chunk_example(id_: str, kind: str, said: str) -> str:
 _HEX = _STREAM_EXAMPLE.removeprefix("st_")
 
 
+_STREAM_ID = {"X-Stream-Id": {"description": "The stream's id.", "schema": {"type": "string"}}}
+
+
 def _answers(
     name: str, schema: dict[str, Any], example: Any, *, events: str | None = None
 ) -> dict[int | str, dict[str, Any]]:
@@ -235,7 +265,7 @@ def _answers(
         }
     answer: dict[str, Any] = {"description": "The answer.", "content": content}
     if events is not None:
-        answer["headers"] = {"X-Stream-Id": {"description": "The stream's id.", "schema": {"type": "string"}}}
+        answer["headers"] = _STREAM_ID
     return {200: answer}
 
 
@@ -244,9 +274,9 @@ def _error(description: str, example: str) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": content}}
 
 
-def _busy(description: str) -> dict[str, Any]:
+def _busy(description: str, example: str = "GeneratorUnavailable") -> dict[str, Any]:
     headers = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
-    return {**_error(description, "GeneratorUnavailable"), "headers": headers}
+    return {**_error(description, example), "headers": headers}
 
 
 _ANY_ERROR: dict[int | str, dict[str, Any]] = {"default": _error("Any other error.", "InternalError")}
@@ -254,6 +284,7 @@ _NO_MODEL = _error("The model is not served here.", "ModelNotFound")
 _STREAMING_ERRORS: dict[int | str, dict[str, Any]] = {
     400: _error("A field is wrong, or the prompt is too long.", "InvalidRequest"),
     404: _NO_MODEL,
+    409: _error("The Idempotency-Key was used for another body.", "IdempotencyConflict"),
     413: _error("The body is too large.", "BodyTooLarge"),
     415: _error("The body is not JSON by its content type.", "UnsupportedMediaType"),
     503: _busy("Overloaded, or no generator is up."),
@@ -261,14 +292,42 @@ _STREAMING_ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _body(body_type: type[BaseModel]) -> dict[str, Any]:
+_STREAM_ERRORS: dict[int | str, dict[str, Any]] = {
+    404: _error("There is no such stream, or it is another caller's.", "StreamNotFound"),
+    410: _error("The stream is past its retention.", "StreamExpired"),
+    **_ANY_ERROR,
+}
+
+
+def _parameter(name: str, place: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": place, "description": description, "schema": {"type": "string"}}
+
+
+_IDEMPOTENCY_KEY = _parameter(
+    "Idempotency-Key",
+    "header",
+    "1 to 255 characters of visible ASCII. The same key with the same body gives the same stream, read from its start.",
+)
+_LAST_EVENT_ID = _parameter(
+    "Last-Event-ID", "header", "`<stream>:<cursor>`, the id of the last event that was read."
+)
+_AFTER = _parameter("after", "query", "A cursor: the stream is read from behind it.")
+
+
+def _body(body_type: type[BaseModel], *parameters: dict[str, Any]) -> dict[str, Any]:
     schema = {"$ref": f"{_REF}{body_type.__name__}"}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "parameters": [_IDEMPOTENCY_KEY, *parameters],
+    }
 
 
 CREATE_STREAM: dict[str, Any] = {
     "summary": "Start a stream",
-    "description": "Server-sent events, one frame in each; `stream: false` gives one JSON at the end.",
+    "description": (
+        "Server-sent events, one frame in each; `stream: false` gives one JSON at the end, `detach: true` the id at once. "
+        "With `Last-Event-ID` no stream is started: the answer is the rest of that one, whatever the body."
+    ),
     "operation_id": "createStream",
     "responses": {
         **_answers(
@@ -277,9 +336,74 @@ CREATE_STREAM: dict[str, Any] = {
             _STREAM_RESULT_EXAMPLE,
             events=_STREAM_EVENTS_EXAMPLE,
         ),
+        202: {
+            "description": "The stream runs; with `detach: true`.",
+            "headers": {
+                "Location": {"description": "The stream.", "schema": {"type": "string"}},
+                **_STREAM_ID,
+            },
+            "content": {
+                "application/json": {
+                    "schema": {"type": "object", "properties": {"stream": {"type": "string"}}},
+                    "examples": _example("Detached", {"stream": _STREAM_EXAMPLE}),
+                }
+            },
+        },
         **_STREAMING_ERRORS,
     },
-    "openapi_extra": _body(StreamBody),
+    "openapi_extra": _body(StreamBody, _LAST_EVENT_ID),
+}
+READ_STREAM: dict[str, Any] = {
+    "summary": "Read a stream",
+    "description": (
+        "Server-sent events for an EventSource: from the start, or from behind `Last-Event-ID` or `after`, live to the end. "
+        "Behind the last cursor there is the terminal frame once more."
+    ),
+    "operation_id": "readStream",
+    "response_class": Response,
+    "responses": {
+        200: {
+            "description": "The events.",
+            "headers": _STREAM_ID,
+            "content": {
+                "text/event-stream": {
+                    "schema": {"type": "string"},
+                    "examples": _example_ref("StreamResultEvents"),
+                }
+            },
+        },
+        204: {"description": "To an EventSource that comes back after the end: there is nothing more."},
+        400: _error("The stream has no such cursor.", "InvalidCursor"),
+        429: _busy("The stream has as many readers as it may have.", "TooManyReaders"),
+        **_STREAM_ERRORS,
+    },
+    "openapi_extra": {"parameters": [_LAST_EVENT_ID, _AFTER]},
+}
+GET_STREAM: dict[str, Any] = {
+    "summary": "Look at a stream",
+    "description": "`state` is `running`, `ended` or `failed`; an ended stream is forgotten at `expires_at`, in Unix seconds.",
+    "operation_id": "getStream",
+    "responses": {
+        **_answers("StreamStatus", {"$ref": f"{_REF}StreamStatus"}, _STREAM_STATUS_EXAMPLE),
+        **_STREAM_ERRORS,
+    },
+}
+CANCEL_STREAM: dict[str, Any] = {
+    "summary": "Cancel a stream",
+    "description": "Answers when the stream has ended. A stream that has ended stays as it is, however often it is cancelled.",
+    "operation_id": "cancelStream",
+    "responses": {
+        200: {
+            "description": "The stream as it is now.",
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": f"{_REF}StreamStatus"},
+                    "examples": _example_ref("StreamStatus"),
+                }
+            },
+        },
+        **_STREAM_ERRORS,
+    },
 }
 CHAT_COMPLETION: dict[str, Any] = {
     "summary": "Answer a chat (OpenAI dialect)",
@@ -361,7 +485,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     _, bodies = models_json_schema(
         [(body, "validation") for body in _BODIES], ref_template=f"{_REF}{{model}}"
     )
-    _, frames = msgspec.json.schema_components(_FRAMES, ref_template=f"{_REF}{{name}}")
+    _, frames = msgspec.json.schema_components(_STRUCTS, ref_template=f"{_REF}{{name}}")
     components = document.setdefault("components", {})
     components["schemas"] = {
         **components.get("schemas", {}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
 
@@ -12,8 +13,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
+from app.asgi.deliveries import Deliveries
+from app.asgi.idempotency import idempotency_key, idempotency_of
 from app.asgi.request_body import read_json
 from app.asgi.stream_response import StreamResponse, disconnected
+from app.auth import owner_of
 from app.schema.frames import Frame
 from app.schema.requests import GenerationRequest
 from app.service import GenerationService
@@ -22,13 +26,20 @@ from app.streams.reader import Reader
 from app.streams.stream import Stream
 from app.validation import parse_body
 from app.wire.encoder import Encoder
+from app.wire.sse import NativeSseEncoder
 
 # Nobody reads the answer to a client that has gone; the status is what proxies log for it.
 _CLIENT_GONE = 499
+_NOTHING_MORE = 204
 
 
 class RequestBody(Protocol):
     """A validated body of any dialect."""
+
+    @property
+    def model_fields_set(self) -> set[str]:
+        """The fields that the client has given."""
+        ...
 
     def to_request(self, limits: LimitsSettings, default_model: str | None) -> GenerationRequest: ...
 
@@ -45,11 +56,12 @@ BodyModel = TypeVar("BodyModel", bound=BaseModel)
 
 
 class Responder:
-    """Reads bodies, starts streams and answers with them, under the service's settings."""
+    """Reads bodies, starts and finds streams, and answers with them, under the service's settings."""
 
     def __init__(self, service: GenerationService) -> None:
         self._service = service
         self._settings = service.settings
+        self._deliveries = Deliveries()
         models = service.settings.models
         self._default_model = models[0].name if len(models) == 1 else None
 
@@ -59,26 +71,71 @@ class Responder:
         raw = await read_json(http, max_bytes=limits.max_body_bytes, timeout_s=limits.reader_stall_timeout_s)
         return parse_body(body_type, raw)
 
-    async def start(self, body: RequestBody) -> Stream:
-        """Starts the stream that `body` asks for. Raises the `ServiceError` that prevents it."""
-        return await self._service.start(body.to_request(self._settings.limits, self._default_model))
+    async def start(self, http: Request, body: RequestBody) -> Stream:
+        """The stream that `body` asks for: a new one, or the one that the caller's `Idempotency-Key` stands for.
 
-    def streamed(self, stream: Stream, encoder: Encoder) -> Response:
-        """The stream as it comes."""
-        return StreamResponse(
-            stream.reader(),
-            encoder,
-            heartbeat_s=self._settings.streams.heartbeat_s,
-            stall_timeout_s=self._settings.limits.reader_stall_timeout_s,
-        )
+        Raises the `ServiceError` that prevents it.
+        """
+        key = idempotency_key(http)
+        request = body.to_request(self._settings.limits, self._default_model)
+        owner = owner_of(http.headers)
+        if key is None:
+            return await self._service.start(request, owner)
+        if request.on_disconnect == "cancel" and "on_disconnect" not in body.model_fields_set:
+            # Whoever sends a key means to come back when the connection breaks.
+            request = msgspec.structs.replace(request, on_disconnect="grace")
+        return await self._service.start(request, owner, idempotency_of(key, http.url.path, request))
+
+    def streamed(self, reader: Reader, encoder: Encoder) -> Response:
+        """What the reader takes, as it comes."""
+        return self._events(reader, encoder)
+
+    def streamed_native(self, reader: Reader) -> Response:
+        """The same as native events, whose ids an EventSource may come back with."""
+        stream_id = reader.stream.id
+        again = reader.at_end
+
+        def note(complete: bool) -> None:
+            event_id = f"{stream_id}:{reader.cursor}"
+            if not complete:
+                self._deliveries.cut(event_id, again=again)
+            elif reader.stream.ending is not None:
+                self._deliveries.completed(f"{stream_id}:{reader.stream.ending.cursor}", again=again)
+
+        return self._events(reader, NativeSseEncoder(stream_id), note)
+
+    async def resumed(
+        self, http: Request, stream_id: str, after: str | None, *, bare: bool = False
+    ) -> Response:
+        """The stream behind the cursor `after`, as native events.
+
+        `bare`: an EventSource that came back by itself, for which 204 is the only way to learn that nothing more will come.
+        Raises what `GenerationService.resume` raises.
+        """
+        reader = await self._service.resume(stream_id, after, owner_of(http.headers))
+        if bare and reader.at_end and not self._deliveries.is_awaited(f"{stream_id}:{reader.cursor}"):
+            reader.close()
+            return Response(status_code=_NOTHING_MORE)
+        return self.streamed_native(reader)
 
     async def folded(self, stream: Stream, fold: Fold, http: Request) -> Response:
-        """The whole stream as one JSON. Raises the `ServiceError` of its error frame."""
+        """The whole stream as one JSON. Raises the `ServiceError` of its error frame, and `Draining`."""
         result = await _fold(stream.reader(), fold, http.receive)
         if result is None:
             return Response(status_code=_CLIENT_GONE)
         headers = {"x-stream-id": stream.id}
         return Response(msgspec.json.encode(result), headers=headers, media_type="application/json")
+
+    def _events(
+        self, reader: Reader, encoder: Encoder, on_over: Callable[[bool], None] | None = None
+    ) -> Response:
+        return StreamResponse(
+            reader,
+            encoder,
+            heartbeat_s=self._settings.streams.heartbeat_s,
+            stall_timeout_s=self._settings.limits.reader_stall_timeout_s,
+            on_over=on_over,
+        )
 
 
 async def _fold(reader: Reader, fold: Fold, receive: Receive) -> dict[str, Any] | None:

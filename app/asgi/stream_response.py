@@ -11,6 +11,7 @@ Endings, whichever comes first:
     the client went away                the reader is closed, nothing more is written
     the socket stayed full for too long the same, and the connection is cut without a clean end of body
     frames could not be made            an error frame and a closed body; if that fails too, the connection is cut
+    the reader was cut off              the connection is cut without a clean end of body: the stream goes on elsewhere
 
 The reader belongs to the response and is closed with it, also under cancellation.
 """
@@ -41,10 +42,16 @@ _TIMER_SLACK_S = 0.002
 
 class StreamResponse(Response):
     """Server-sent events of one reader. `heartbeat_s` without a write gives a heartbeat; a socket that takes nothing for
-    `stall_timeout_s` is cut."""
+    `stall_timeout_s` is cut. `on_over` is called once, with whether the body was written to its end."""
 
     def __init__(
-        self, reader: Reader, encoder: Encoder, *, heartbeat_s: float, stall_timeout_s: float
+        self,
+        reader: Reader,
+        encoder: Encoder,
+        *,
+        heartbeat_s: float,
+        stall_timeout_s: float,
+        on_over: Callable[[bool], None] | None = None,
     ) -> None:
         self.status_code = 200
         self.background = None
@@ -52,6 +59,7 @@ class StreamResponse(Response):
         self._encoder = encoder
         self._heartbeat_s = heartbeat_s
         self._stall_timeout_s = stall_timeout_s
+        self._on_over = on_over
         self.init_headers(
             {
                 "content-type": encoder.media_type,
@@ -72,11 +80,18 @@ class StreamResponse(Response):
                 heartbeat_s=self._heartbeat_s,
                 stall_timeout_s=self._stall_timeout_s,
             )
-            await delivery.run(send, head, receive)
+            try:
+                await delivery.run(send, head, receive)
+            finally:
+                if self._on_over is not None:
+                    self._on_over(delivery.complete)
 
 
 class Delivery:
-    """Carries the frames of one reader to one `send`. Used once, on the loop that feeds the stream."""
+    """Carries the frames of one reader to one `send`. Used once, on the loop that feeds the stream.
+
+    `complete`: the server has taken all of the stream's frames, the terminal one among them.
+    """
 
     def __init__(
         self, reader: Reader, encoder: Encoder, send: Send, *, heartbeat_s: float, stall_timeout_s: float
@@ -95,6 +110,7 @@ class Delivery:
         self._wrote_s = self._loop.time()
         self._cursor = "0"
         self._broken = False
+        self.complete = False
 
     async def run(self, send: Send, head: Message, receive: Receive) -> None:
         """Sends `head` through `send` and then the frames. Returns when the body is closed, or must not be closed cleanly.
@@ -119,6 +135,8 @@ class Delivery:
 
     def _on_ready(self) -> None:
         """Writes all that is ready, unless an earlier write still waits for the socket. Never raises."""
+        if self._reader.cut:
+            self._end()
         if self._blocked is not None or self._over.done():
             return
         body = self._next_body()
@@ -181,6 +199,7 @@ class Delivery:
 
     def _written(self, last: bool) -> None:
         if last:
+            self.complete = not self._broken
             self._end()
         else:
             self._wrote_s = self._loop.time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 from pydantic import ConfigDict, Field
 
 from app.errors import InvalidRequest
@@ -44,9 +45,12 @@ class StreamBody(GenerationFields):
         default=None, description="How many alternatives to report with each token."
     )
     stream: bool = Field(default=True, description="false: one JSON at the end instead of events.")
-    detach: bool = Field(default=False, description="Answer at once with the stream's id. Not supported yet.")
+    detach: bool = Field(
+        default=False, description="Answer at once with the stream's id; the stream goes on without a reader."
+    )
     on_disconnect: OnDisconnect = Field(
-        default="grace", description="What becomes of the stream when its last reader goes."
+        default="grace",
+        description="What becomes of the stream when its last reader goes. With detach, `continue` is the default.",
     )
 
     def to_request(self, limits: LimitsSettings, default_model: str | None) -> GenerationRequest:
@@ -55,20 +59,25 @@ class StreamBody(GenerationFields):
         Raises `InvalidRequest` for what contradicts itself, exceeds `limits` or is not supported.
         """
         self._check_one_prompt()
-        if self.detach:
-            raise InvalidRequest("detach is not supported yet.", param="detach")
-        return self._request(
+        request = self._request(
             limits,
             default_model,
             max_tokens=self.max_tokens,
             max_tokens_param="max_tokens",
             logprobs=self.logprobs,
-            on_disconnect=self.on_disconnect,
+            on_disconnect=self._on_disconnect(),
             stream=self.stream,
             prompt=self.prompt,
             messages=None if self.messages is None else to_messages(self.messages),
             prompt_token_ids=None if self.prompt_token_ids is None else tuple(self.prompt_token_ids),
         )
+        return msgspec.structs.replace(request, detach=True) if self.detach else request
+
+    def _on_disconnect(self) -> OnDisconnect:
+        """What the client said; else what fits: nobody waits for a reader of a stream that was started without one."""
+        if self.detach and "on_disconnect" not in self.model_fields_set:
+            return "continue"
+        return self.on_disconnect
 
     def _check_one_prompt(self) -> None:
         given = [name for name in _PROMPT_FIELDS if getattr(self, name) is not None]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from app.errors import InvalidCursor
+from app.errors import InvalidCursor, InvalidRequest
 
 _MAX_LENGTH = 256
+_EVENT_ID = re.compile(r"([!-~]{1,256}):([0-9]+(?:\.[0-9]+)*)")
 
 
 def format_cursor(counts: Sequence[int]) -> str:
@@ -27,3 +29,14 @@ def parse_cursor(cursor: str, choices: int) -> list[int]:
             f"The cursor is not one of this stream, which has {choices} choice(s).", param="after"
         )
     return [int(part) for part in parts]
+
+
+def parse_event_id(event_id: str) -> tuple[str, str]:
+    """The stream and the cursor in `<stream>:<cursor>`, the id of a server-sent event.
+
+    Raises `InvalidRequest` when it is not of that form. Whether there is such a stream is the caller's question.
+    """
+    match = _EVENT_ID.fullmatch(event_id)
+    if match is None:
+        raise InvalidRequest("Last-Event-ID is not the id of an event of a stream.", param="Last-Event-ID")
+    return match[1], match[2]

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
-from app.errors import InvalidCursor
+from app.errors import InvalidCursor, draining
 from app.schema.frames import Delta, Frame
 from app.streams.cursor import format_cursor
 
@@ -21,17 +21,24 @@ if TYPE_CHECKING:
 
 
 class Reader:
-    """One follower of a stream. `on_ready` is called, synchronously, whenever there may be something new to take."""
+    """One follower of a stream. `on_ready` is called, synchronously, whenever there may be something new to take.
 
-    def __init__(self, stream: Stream, positions: list[int], *, resumed: bool = False) -> None:
-        lengths = [len(choice.token_ids) for choice in stream.choices]
-        if any(position > length for position, length in zip(positions, lengths, strict=True)):
+    `ended`: it has taken the terminal frame. `cut`: it gets nothing more from this process, though the stream has not ended; its
+    connection must not look as if it had, so that whoever reads resumes elsewhere.
+    """
+
+    def __init__(
+        self, stream: Stream, positions: list[int], *, resumed: bool = False, ahead_tokens: int = 0
+    ) -> None:
+        lengths = stream.counts
+        if any(position > length + ahead_tokens for position, length in zip(positions, lengths, strict=True)):
             raise InvalidCursor(
                 f"The cursor {format_cursor(positions)} is beyond the stream, which is at {format_cursor(lengths)}.",
                 param="after",
             )
         self.stream = stream
         self.ended = False
+        self.cut = False
         self.on_ready: Callable[[], None] | None = None
         self._positions = positions
         self._started = resumed
@@ -43,14 +50,14 @@ class Reader:
         """
         stream = self.stream
         frames: list[Frame] = []
-        if self.ended:
+        if self.ended or self.cut:
             return frames
         if not self._started:
             self._started = True
             frames.append(stream.start)
         for index, choice in enumerate(stream.choices):
             begin, end = self._positions[index], len(choice.token_ids)
-            if begin == end:
+            if begin >= end:
                 continue
             text = choice.text(begin, end)
             if text or stream.shows_tokens:
@@ -72,7 +79,10 @@ class Reader:
         return sum(len(choice.token_ids) for choice in choices) - sum(self._positions)
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
-        """The frames from here to the terminal one, as they come. Closes the reader at the end, also under cancellation."""
+        """The frames from here to the terminal one, as they come. Closes the reader at the end, also under cancellation.
+
+        Raises `Draining` when the reader is cut off.
+        """
         loop = asyncio.get_running_loop()
         with self:
             while not self.ended:
@@ -81,8 +91,26 @@ class Reader:
                 taken = self.take()
                 for frame in taken:
                     yield frame
+                if self.cut:
+                    raise draining()
                 if not taken:
                     await ready
+
+    @property
+    def cursor(self) -> str:
+        """Behind the last delta that was taken."""
+        return format_cursor(self._positions)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the stream has ended and nothing but the terminal frame lies ahead, or lay ahead when it was taken."""
+        return self.stream.ending is not None and self._positions == self.stream.counts
+
+    def cut_off(self) -> None:
+        """Gives this reader nothing more."""
+        self.cut = True
+        if self.on_ready is not None:
+            self.on_ready()
 
     def close(self) -> None:
         """Takes nothing more. The stream's `on_disconnect` decides what becomes of it when this was its last reader."""
@@ -110,5 +138,5 @@ class Reader:
             text,
             end - begin,
             choice.token_ids[begin:end] if request.return_token_ids else None,
-            choice.logprobs[begin:end] if request.sampling.logprobs is not None else None,
+            choice.written_logprobs(begin, end) if request.sampling.logprobs is not None else None,
         )

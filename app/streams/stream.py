@@ -1,73 +1,117 @@
 """A stream: the request, the tokens sampled for it so far, its ending. Frames, text and bytes are derived from these.
 
-A stream is fed by the channel of the generator that works for it, synchronously on the event loop, and tells its readers at
-once. It ends exactly once; what is fed after that is dropped. It owns no task and no connection.
+A stream is fed synchronously on the event loop, by the channel of the generator that works for it or by what the log of streams
+has of it, and tells its readers at once. It ends exactly once; what is fed after that is dropped. It owns no task and no
+connection.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from app.errors import GenerationFailed, GeneratorUnavailable, ServiceError
+from app.errors import GenerationFailed, ServiceError, TooManyReaders, draining
 from app.ports import Clock, Generation
 from app.schema.frames import ChoiceEnd, End, Error, ErrorDetail, FinishReason, Start, Timings, Usage
-from app.schema.requests import GenerationRequest
-from app.schema.tokens import TokenBatch
+from app.schema.tokens import Job, TokenBatch
 from app.streams.cursor import format_cursor, parse_cursor
 from app.streams.reader import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from app.streams.choice import Choice
+    from app.streams.log import Excerpt, StreamRecord
 
 
 class Stream:
     """The memory of one stream, and a `app.ports.TokenSink`.
 
     `choices` hold the tokens and the text. `window_tokens` is how far the foremost reader may fall behind before generation
-    pauses. `on_deserted` is called when the last reader has left before the end.
+    pauses. `on_changed` is called when there are new tokens or the ending, `on_deserted` when the last reader has left before
+    the end. A stream that another process drives (`driven` false) gets its ending by `conclude` only.
     """
 
     def __init__(
         self,
-        stream_id: str,
-        request: GenerationRequest,
-        *,
-        seed: int,
-        prompt_tokens: int,
+        record: StreamRecord,
         choices: Sequence[Choice],
+        *,
         began_s: float,
         clock: Clock,
         window_tokens: int,
+        max_readers: int,
+        on_changed: Callable[[Stream], None],
         on_deserted: Callable[[Stream], None],
     ) -> None:
-        self.id = stream_id
+        request = record.request
+        self.id = record.id
+        self.record = record
         self.request = request
         self.choices = choices
-        self.created = int(clock.time())
-        self.start = Start("0", stream_id, request.model, self.created, seed, prompt_tokens)
+        self.created = int(record.created_s)
+        self.start = Start(
+            "0", record.id, request.model, self.created, record.sampling.seed, len(record.prompt)
+        )
         self.ending: End | Error | None = None
+        self.driven = False
         self.shows_tokens = request.return_token_ids or request.sampling.logprobs is not None
         self._clock = clock
         self._window_tokens = window_tokens
+        self._max_readers = max_readers
+        self._on_changed = on_changed
         self._on_deserted = on_deserted
         self._readers: list[Reader] = []
         self._generation: Generation | None = None
         self.paused = False
         self._notifying = False
-        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._cut = False
+        self._settled = asyncio.Event()
+        self._ended = asyncio.Event()
         self._began_s = began_s
         self._accepted_s: float | None = None
         self._first_token_s: float | None = None
 
     # What the driver of the stream says.
 
+    def drive(self) -> None:
+        """From now on this process generates the stream and makes its ending."""
+        self.driven = True
+        self._finish_if_complete()
+
+    def stand_by(self) -> None:
+        """From now on another process drives the stream."""
+        self.driven = False
+        self._settled.set()
+
+    def job(self, ingress: str, key: int) -> Job:
+        """What an engine must know to go on from here."""
+        return Job(
+            ingress=ingress,
+            key=key,
+            prompt=self.record.prompt,
+            sampling=self.record.sampling,
+            n=len(self.choices),
+            generated=[list(choice.token_ids) for choice in self.choices],
+            finished=[choice.finish_reason is not None for choice in self.choices],
+        )
+
     def accept(self, generation: Generation) -> None:
-        """A generator has taken the job; from now on errors are frames."""
+        """A generator has taken the job."""
         self._generation = generation
-        self._accepted_s = self._clock.monotonic()
+        if self._accepted_s is None:
+            self._accepted_s = self._clock.monotonic()
+        if self._paused:
+            generation.pause()
+
+    async def settled(self) -> None:
+        """Returns when the stream has its ending, its generator is lost, or another process drives it."""
+        await self._settled.wait()
+        self._settled.clear()
+        self._generation = None
+
+    async def ended(self) -> None:
+        """Returns when the stream has its ending."""
+        await self._ended.wait()
 
     def feed(self, batch: TokenBatch) -> None:
         """Takes the next tokens of a choice. Tokens that it has already are skipped; nothing is taken after the end."""
@@ -81,25 +125,30 @@ class Stream:
             return
         known = len(choice.token_ids) - batch.position
         if known < 0:
-            self.fail(GeneratorUnavailable("Tokens of this stream were lost on their way."))
+            self.lost()
             return
         if self._first_token_s is None and batch.token_ids:
             self._first_token_s = self._clock.monotonic()
-        if choice.push(batch, known) and all(other.finish_reason is not None for other in self.choices):
-            self._finish()
+        if choice.push(batch, known):
+            self._finish_if_complete()
+        self._on_changed(self)
         self._notify()
 
+    def absorb(self, excerpt: Excerpt) -> None:
+        """Takes what the log has of the stream."""
+        for batch in excerpt.batches:
+            self.feed(batch)
+        if excerpt.ending is not None:
+            self.conclude(excerpt.ending)
+
     def lost(self) -> None:
-        """The replica that generated is gone, and with it the stream."""
-        self.fail(GeneratorUnavailable("The replica that generated this stream is gone."))
+        """The generator is gone, or its tokens are: another attempt is needed."""
+        self._settled.set()
 
     def fail(self, error: ServiceError) -> None:
         """Ends the stream with an error frame, unless it has ended."""
-        if self.ending is not None:
-            return
         detail = ErrorDetail(error.code, error.message, error.type, error.retryable)
-        self._end(Error(self.cursor, detail))
-        self._notify()
+        self.conclude(Error(self.cursor, detail))
 
     def cancel(self, finish_reason: FinishReason = "cancelled") -> None:
         """Ends every choice that still runs. Idempotent. Text that is held back is not released any more."""
@@ -107,34 +156,58 @@ class Stream:
             return
         for choice in self.choices:
             choice.end(finish_reason)
-        self._finish()
-        self._notify()
+        self.conclude(self._end_frame())
 
-    async def ended(self) -> None:
-        """Returns when the stream has its ending."""
-        await asyncio.shield(self._ended)
+    def conclude(self, ending: End | Error) -> None:
+        """Gives the stream its ending, unless it has one."""
+        if self.ending is not None:
+            return
+        self.ending = ending
+        self._settled.set()
+        self._ended.set()
+        self._on_changed(self)
+        self._notify()
 
     # What readers see.
 
     @property
+    def counts(self) -> list[int]:
+        """Tokens of each choice."""
+        return [len(choice.token_ids) for choice in self.choices]
+
+    @property
     def cursor(self) -> str:
-        return format_cursor([len(choice.token_ids) for choice in self.choices])
+        return format_cursor(self.counts)
 
     @property
     def usage(self) -> Usage:
-        completion = sum(len(choice.token_ids) for choice in self.choices)
+        completion = sum(self.counts)
         return Usage(self.start.prompt_tokens, completion, self.start.prompt_tokens + completion)
-
-    def reader(self, after: str | None = None) -> Reader:
-        """A reader from the start, or from behind the cursor `after`. Raises `InvalidCursor`."""
-        positions = [0] * len(self.choices) if after is None else parse_cursor(after, len(self.choices))
-        reader = Reader(self, positions, resumed=after is not None)
-        self._readers.append(reader)
-        return reader
 
     @property
     def has_readers(self) -> bool:
         return bool(self._readers)
+
+    def reader(self, after: str | None = None, *, ahead_tokens: int = 0) -> Reader:
+        """A reader from the start, or from behind the cursor `after`, which may be up to `ahead_tokens` beyond the stream.
+
+        Raises `InvalidCursor`, `TooManyReaders` when the stream has as many as are allowed, and `Draining` after `cut`.
+        """
+        if self._cut and self.ending is None:
+            raise draining()
+        if len(self._readers) >= self._max_readers:
+            raise TooManyReaders(f"The stream has {self._max_readers} readers already.", retry_after_s=1)
+        positions = [0] * len(self.choices) if after is None else parse_cursor(after, len(self.choices))
+        reader = Reader(self, positions, resumed=after is not None, ahead_tokens=ahead_tokens)
+        self._readers.append(reader)
+        return reader
+
+    def cut(self) -> None:
+        """Cuts off the readers of a stream that has not ended: this process will not know how it goes on."""
+        if self.ending is None:
+            self._cut = True
+            for reader in tuple(self._readers):
+                reader.cut_off()
 
     def progressed(self) -> None:
         """A reader has taken frames: generation goes on if it had paused for it."""
@@ -148,8 +221,6 @@ class Stream:
         if reader not in self._readers:
             return
         self._readers.remove(reader)
-        if self.ending is not None:
-            return
         if self._readers:
             self._notify()
         else:
@@ -183,18 +254,17 @@ class Stream:
             return readers[0].behind()
         return min((reader.behind() for reader in self._readers), default=0)
 
-    def _finish(self) -> None:
+    def _finish_if_complete(self) -> None:
+        if self.driven and all(choice.finish_reason is not None for choice in self.choices):
+            self.conclude(self._end_frame())
+
+    def _end_frame(self) -> End:
         choices = [
             ChoiceEnd(index, choice.finish_reason or "cancelled", choice.stop_reason)
             for index, choice in enumerate(self.choices)
         ]
         hashes = [choice.text_sha256() for choice in self.choices]
-        self._end(End(self.cursor, choices, self.usage, self._timings(), hashes))
-
-    def _end(self, ending: End | Error) -> None:
-        self.ending = ending
-        if not self._ended.done():
-            self._ended.set_result(None)
+        return End(self.cursor, choices, self.usage, self._timings(), hashes)
 
     def _timings(self) -> Timings:
         now_s = self._clock.monotonic()

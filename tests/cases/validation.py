@@ -167,7 +167,7 @@ NATIVE: list[Refused] = [
         "messages[0].name",
         "is not a field of this request",
     ),
-    Refused("detach", {"prompt": "a", "detach": True}, "detach", "is not supported yet"),
+    Refused("detach", {"prompt": "a", "detach": "yes"}, "detach", "must be true or false"),
     Refused("logprobs_high", {"prompt": "a", "logprobs": 21}, "logprobs", "at most 20"),
     Refused("logprobs_bool", {"prompt": "a", "logprobs": True}, "logprobs", "must be an integer"),
     *_with({"prompt": "a"}, _SHARED),

@@ -29,8 +29,9 @@ def arguments() -> dict[str, Any]:
 def deployments(settings: Settings) -> dict[str, Any]:
     """The deployments of the application by name."""
     ingress: Any = build_app(settings)._bound_deployment
-    _, tokenizers, generators = ingress.init_args
-    bound = [ingress, *(each._bound_deployment for each in (*tokenizers.values(), *generators.values()))]
+    _, tokenizers, generators, log = ingress.init_args
+    behind = [*tokenizers.values(), *generators.values(), *([] if log is None else [log])]
+    bound = [ingress, *(each._bound_deployment for each in behind)]
     return {deployment.name: deployment for deployment in bound}
 
 
@@ -86,6 +87,11 @@ def test_serve_builds_with_validated_arguments() -> None:
             {"models": [{"name": "a", "min_replicas": 3, "max_replicas": 2}]},
             "max_replicas (2) is below min_replicas (3)",
         ),
+        ({"streams": {"backend": "redis"}}, "streams.backend: redis needs streams.redis_url"),
+        (
+            {"streams": {"redis_url": "redis://localhost"}},
+            "streams.redis_url is set, but streams.backend is memory",
+        ),
     ],
 )
 def test_a_wrong_key_is_named(wrong: dict[str, Any], named: str) -> None:
@@ -99,12 +105,28 @@ def test_each_model_has_its_deployments() -> None:
     built = deployments(Settings.model_validate({"models": models}))
     assert set(built) == {
         "Ingress",
+        "StreamLog",
         *(
             f"{kind}:{label}"
             for kind in ("Tokenizer", "Generator")
             for label in ("org--a--0", "org--a--1", "b")
         ),
     }
+
+
+def test_the_log_in_memory_is_one_process_with_the_bounds_of_the_settings() -> None:
+    settings = Settings.model_validate(
+        {"streams": {"max_streams": 7, "retention_s": 5, "stall_timeout_s": 2}}
+    )
+    log = deployments(settings)["StreamLog"]
+    assert (log.num_replicas, log._deployment_config.autoscaling_config) == (1, None)
+    [bounds] = log.init_args
+    assert (bounds.max_streams, bounds.retention_s, bounds.lease_s) == (7, 5, 2)
+
+
+def test_with_redis_there_is_no_log_among_the_deployments() -> None:
+    redis = {"backend": "redis", "redis_url": "redis://127.0.0.1:6379/0"}
+    assert "StreamLog" not in deployments(Settings.model_validate({"streams": redis}))
 
 
 def test_nothing_queues_without_bound() -> None:

@@ -23,6 +23,9 @@ class FakeClock:
         return self._now_s
 
     async def sleep(self, duration_s: float) -> None:
+        if duration_s <= 0:
+            await asyncio.sleep(0)
+            return
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._now_s + duration_s, next(self._order), woken))
         await woken

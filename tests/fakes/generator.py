@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers
 
-from app.errors import ServiceError
+from app.errors import GeneratorUnavailable, ServiceError
 from app.ports import ModelCard, TokenSink
 from app.schema.requests import GenerationRequest
 from app.schema.tokens import EngineFinish, Job, TokenBatch
@@ -46,12 +46,16 @@ class FakeGenerator:
         self.capacity = capacity
         self.refusal: ServiceError | None = None
         self.generations: list[FakeGeneration] = []
+        self.refuse_next = 0
         self.running: set[int] = set()
 
     @asynccontextmanager
     async def open(self, job: Job, sink: TokenSink) -> AsyncIterator[FakeGeneration]:
         if self.refusal is not None:
             raise self.refusal
+        if self.refuse_next:
+            self.refuse_next -= 1
+            raise GeneratorUnavailable("no replica answers")
         generation = FakeGeneration(job, sink)
         self.generations.append(generation)
         self.running.add(job.key)

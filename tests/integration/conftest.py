@@ -1,4 +1,5 @@
-"""One server for all integration tests: the shipped configuration with two simulated models beside the embedded one."""
+"""One server for all integration tests: the shipped configuration with three simulated models beside
+the embedded one, and two ingress replicas."""
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ SIMULATED = "pace"
 """The name of the simulated model. It has two replicas and makes a token of each stream every 20 ms."""
 SILENT = "silence"
 """The name of another one, whose streams are silent for 63 s before their first token."""
+SINGLE = "single"
+"""The name of a third: one sequence at a time, the others wait."""
 
 
 def integration_config(*, embedded_too: bool = True) -> dict[str, Any]:
@@ -37,7 +40,15 @@ def integration_config(*, embedded_too: bool = True) -> dict[str, Any]:
         "min_replicas": 1,
         "max_replicas": 1,
     }
-    args["models"] = [embedded, simulated, silent] if embedded_too else [simulated]
+    single = {
+        **silent,
+        "name": SINGLE,
+        "simulated": {"first_token_s": 0.001, "step_s": 0.02},
+        "max_running_sequences": 1,
+        "max_waiting_sequences": 4,
+    }
+    args["models"] = [embedded, simulated, silent, single] if embedded_too else [simulated]
+    args["ingress"] = {"replicas": 2}
     return config
 
 

@@ -29,6 +29,7 @@ from app.service import GenerationService
 from app.settings import ModelSettings, Settings
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
+from tests.fakes.log import memory_log
 
 MAX_BODY_BYTES = 2000
 ERROR_FIELDS = ["code", "message", "param", "type"]
@@ -62,7 +63,7 @@ class World:
             models=[model.settings for model in self.models.values()],
             limits=Settings().limits.model_copy(update={"max_body_bytes": MAX_BODY_BYTES}),
         )
-        self.service = GenerationService(settings, self.models, ingress="i1", clock=FakeClock())
+        self.service = GenerationService(settings, self.models, memory_log(), ingress="i1", clock=FakeClock())
         self.app = build_app(self.service)
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test")
 
@@ -74,9 +75,12 @@ def live(test: Callable[[World], Awaitable[None]], *names: str) -> None:
     async def main() -> None:
         world = World(*names)
         await world.service.load()
+        running = asyncio.ensure_future(world.service.run())
+        await settle()
         async with world.client:
             await test(world)
-        await world.service.close()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
         assert not world.generator.running
 
     asyncio.run(main())
@@ -467,6 +471,8 @@ def test_the_document_describes_every_route_and_resolves() -> None:
         document = (await world.client.get("/openapi.json")).json()
         assert {path: sorted(methods) for path, methods in document["paths"].items()} == {
             "/v1/streams": ["post"],
+            "/v1/streams/{id}": ["delete", "get"],
+            "/v1/streams/{id}/events": ["get"],
             "/v1/chat/completions": ["post"],
             "/v1/completions": ["post"],
             "/v1/models": ["get"],
@@ -498,8 +504,16 @@ def test_the_documentation_is_one_page_that_needs_nothing_else() -> None:
             and "<script" not in page
             and re.findall('href="([^"]*)"', page) == ["openapi.json"]
         )
-        for route in ("POST /v1/streams", "POST /v1/chat/completions", "GET /v1/models/{id}", "GET /health"):
+        for route in (
+            "POST /v1/streams",
+            "DELETE /v1/streams/{id}",
+            "POST /v1/chat/completions",
+            "GET /v1/models/{id}",
+            "GET /health",
+        ):
             assert f"<h2><code>{route}</code></h2>" in page
+        for name in ("Last-Event-ID", "Idempotency-Key", "after"):
+            assert f"<code>{name}</code>" in page
         for field in ("max_tokens", "repetition_penalty", "on_disconnect", "stream_options"):
             assert f"<code>{field}</code>" in page
 

@@ -20,6 +20,7 @@ from app.wire.encoder import Encoder
 from app.wire.sse import HEARTBEAT, NativeSseEncoder
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
+from tests.fakes.log import memory_log
 from tests.fakes.loop import run
 from tests.fakes.requests import request
 
@@ -77,7 +78,9 @@ class World:
         self.generator = FakeGenerator(capacity=100)
         model = Model(ModelSettings(name="letters"), FakeTokenizer(max_model_len_tokens=2000), self.generator)
         settings = Settings.model_validate({"streams": {"reader_window_tokens": 16}})
-        self.service = GenerationService(settings, {"letters": model}, ingress="i1", clock=FakeClock())
+        self.service = GenerationService(
+            settings, {"letters": model}, memory_log(), ingress="i1", clock=FakeClock()
+        )
 
     async def start(self) -> tuple[Stream, FakeGeneration]:
         stream = await self.service.start(request("hi", seed=1, on_disconnect="cancel"))
@@ -410,10 +413,10 @@ def test_a_stream_that_fails_ends_with_its_error_and_a_closed_body() -> None:
         socket = Socket()
         generation, task = await world.respond(socket)
         generation.say("a")
-        generation.sink.lost()
+        generation.say("", finish="error")
         await task
         last = socket.frames()[-1][-1]
-        assert (last["type"], last["error"]["code"]) == ("error", "generator_unavailable")
+        assert (last["type"], last["cursor"], last["error"]["code"]) == ("error", "1", "generation_failed")
         assert socket.closed
 
     live(test)

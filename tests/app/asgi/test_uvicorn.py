@@ -17,6 +17,7 @@ from app.service import GenerationService
 from app.settings import Settings
 from tests.fakes.clock import FakeClock
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
+from tests.fakes.log import memory_log
 
 STALL_TIMEOUT_S = 0.3
 TURN_S = 0.005
@@ -38,7 +39,9 @@ class World:
         )
         tokenizer = FakeTokenizer(max_model_len_tokens=10**7)
         model = Model(settings.models[0], tokenizer, self.generator)
-        self.service = GenerationService(settings, {"letters": model}, ingress="i1", clock=FakeClock())
+        self.service = GenerationService(
+            settings, {"letters": model}, memory_log(), ingress="i1", clock=FakeClock()
+        )
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection with little room for what is not read."""
@@ -204,5 +207,17 @@ def test_a_connection_is_kept_for_the_next_request(fields: dict[str, object]) ->
             else:
                 length = int(answer.split(b"content-length: ")[1].split(b"\r\n")[0])
                 assert b'"text":"ok"' in await reader.readexactly(length)
+
+    live(test)
+
+
+def test_a_server_that_stops_leaves_no_clean_end_of_body() -> None:
+    async def test(world: World) -> None:
+        reader, _, generation = await world.start()
+        generation.say("abc")
+        await world.service.close()
+        received = await asyncio.wait_for(reader.read(-1), 5)
+        assert b'"text":"abc"' in received and not received.endswith(b"0\r\n\r\n")
+        assert b'"type":"error"' not in received and b'"type":"end"' not in received
 
     live(test)

@@ -100,6 +100,13 @@ def test_every_field_of_a_native_body() -> None:
     )
 
 
+def test_a_detached_stream_waits_for_no_reader_unless_it_says_so() -> None:
+    assert native(prompt="a", detach=True).detach
+    assert native(prompt="a", detach=True).on_disconnect == "continue"
+    assert native(prompt="a", detach=True, on_disconnect="grace").on_disconnect == "grace"
+    assert native(prompt="a", detach=False).on_disconnect == "grace"
+
+
 def test_null_is_the_same_as_nothing() -> None:
     nulls = {name: None for name in StreamBody.model_fields if name != "prompt"}
     assert native(prompt="a", **nulls) == native(prompt="a")

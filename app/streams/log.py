@@ -1,0 +1,114 @@
+"""The log of streams: what must be kept so that a stream outlives connections and processes, and the port to keep it.
+
+Kept are the record of the request, the sampled tokens and the ending; frames, text and bytes are derived from these. The ingress
+process that generates a stream is its driver: it holds the lease, and only it may append. Who takes a lease over raises the
+stream's epoch by one; what still comes with an older epoch is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from app.schema.frames import End, Error
+from app.schema.requests import GenerationRequest
+from app.schema.sampling import SamplingParams
+from app.schema.tokens import TokenBatch
+
+
+class StreamRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a stream never changes. `created_s` is Unix time; `owner` names the caller, and is no secret."""
+
+    id: str
+    owner: str
+    request: GenerationRequest
+    prompt: list[int]
+    sampling: SamplingParams
+    created_s: float
+
+
+class Idempotency(msgspec.Struct, frozen=True):
+    """A caller's key for a request, and a digest of the request's body."""
+
+    key: str
+    digest: str
+
+
+class Append(msgspec.Struct, frozen=True, array_like=True):
+    """What a driver adds to one of its streams. `batches` carry no stream key of their own (0)."""
+
+    stream: str
+    epoch: int
+    batches: list[TokenBatch]
+    ending: End | Error | None = None
+
+
+class Excerpt(msgspec.Struct, frozen=True, array_like=True):
+    """What a stream has behind given counts. `orphaned`: its driver is gone, and whoever reads it may take its lease."""
+
+    batches: list[TokenBatch]
+    ending: End | Error | None
+    orphaned: bool
+    expires_s: float
+
+
+class Refusal(msgspec.Struct, frozen=True, array_like=True):
+    """An append that was not taken: the stream has another driver by now (`stale`), or the log has lost it (`unknown`)."""
+
+    stream: str
+    reason: Literal["stale", "unknown"]
+
+
+class Order(msgspec.Struct, frozen=True, array_like=True):
+    """What a driver is to do: `cancel` a stream that it drives, or `adopt` one whose driver is gone."""
+
+    action: Literal["cancel", "adopt"]
+    stream: str
+
+
+class StreamLog(Protocol):
+    """Where streams are kept. Counts are tokens of each choice; every call may raise `app.errors.LogUnavailable`.
+
+    Every call is atomic: it happens whole or not at all, also when the caller is cancelled meanwhile.
+    """
+
+    async def create(self, record: StreamRecord, driver: str, idempotency: Idempotency | None = None) -> str:
+        """Keeps a new stream with `driver` as its driver, in epoch 1, and returns its id.
+
+        With an idempotency key that the owner has used before, nothing is created and the first stream's id is returned;
+        raises `IdempotencyConflict` when the digest differs, `Overloaded` when the log is full of running streams.
+        """
+        ...
+
+    async def append(self, driver: str, appends: Sequence[Append]) -> list[Refusal]:
+        """Adds to streams, and renews the driver's lease. Returns those that are not the driver's in that epoch.
+
+        Tokens that the log has already are skipped, so that a call of unknown outcome can be repeated.
+        """
+        ...
+
+    async def attend(self, driver: str, wait_s: float) -> list[Order]:
+        """Renews the driver's lease and returns its orders, waiting up to `wait_s` for the first."""
+        ...
+
+    async def record(self, stream: str, owner: str | None = None) -> StreamRecord:
+        """The record. Raises `StreamNotFound`, also when it is not `owner`'s, and `StreamExpired`. None is any owner."""
+        ...
+
+    async def read(self, stream: str, counts: Sequence[int], wait_s: float = 0.0) -> Excerpt:
+        """What lies behind `counts`, waiting up to `wait_s` for something to. Raises as `record` does."""
+        ...
+
+    async def take(self, stream: str, driver: str) -> int | None:
+        """Takes the lease of an orphaned stream and returns the new epoch; None when it has a driver or has ended."""
+        ...
+
+    async def unread_s(self, stream: str) -> float:
+        """Seconds since `read` was last called for the stream; infinite when it never was, or there is no such stream."""
+        ...
+
+    async def order_cancel(self, stream: str) -> None:
+        """Tells the stream's driver to cancel it. Does nothing when it has ended or has no driver."""
+        ...

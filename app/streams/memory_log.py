@@ -1,0 +1,319 @@
+"""The log of streams in one process's memory: bounded in streams, tokens and age, gone with the process.
+
+Everything happens synchronously on one event loop, so every call is atomic; only `attend` and `read` wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Sequence
+
+import msgspec
+
+from app.errors import IdempotencyConflict, Overloaded, StreamExpired, StreamNotFound
+from app.ports import Clock
+from app.schema.frames import End, Error
+from app.schema.tokens import EngineFinish, TokenBatch, TokenLogprob
+from app.streams.log import Append, Excerpt, Idempotency, Order, Refusal, StreamRecord
+
+MAX_TOMBSTONES = 100_000
+_SWEEP_AT_MOST = 64
+
+
+class LogBounds(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a log keeps. `retention_s` counts from a stream's ending, `lease_s` from a driver's last sign of life."""
+
+    max_streams: int = 10_000
+    max_tokens: int = 20_000_000
+    retention_s: float = 600.0
+    max_age_s: float = 7_200.0
+    lease_s: float = 3.0
+
+
+class LogStatistics(msgspec.Struct, frozen=True):
+    streams: int
+    running: int
+    tokens: int
+    tombstones: int
+
+
+class _Choice:
+    """The tokens of one choice, and how the engine ended it."""
+
+    def __init__(self) -> None:
+        self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.finish: EngineFinish | None = None
+        self.stop_token: int | None = None
+
+    def add(self, batch: TokenBatch) -> int:
+        """Takes what is new in `batch`, which leaves no gap; returns how many tokens that was."""
+        known = len(self.token_ids) - batch.position
+        fresh = batch.token_ids[known:]
+        self.token_ids.extend(fresh)
+        if batch.logprobs is not None:
+            self.logprobs.extend(batch.logprobs[known:])
+        if batch.finish is not None:
+            self.finish, self.stop_token = batch.finish, batch.stop_token
+        return len(fresh)
+
+    def behind(self, index: int, count: int) -> TokenBatch | None:
+        """What lies behind the first `count` tokens, None when nothing does. The ending belongs to the last token."""
+        if count >= len(self.token_ids) and (self.finish is None or self.token_ids):
+            return None
+        logprobs = self.logprobs[count:] if self.logprobs else None
+        return TokenBatch(0, index, count, self.token_ids[count:], self.finish, self.stop_token, logprobs)
+
+
+class _Stream:
+    def __init__(self, record: StreamRecord, driver: str, expires_s: float) -> None:
+        self.record = record
+        self.driver: str | None = driver
+        self.epoch = 1
+        self.choices = [_Choice() for _ in range(record.request.n)]
+        self.ending: End | Error | None = None
+        self.expires_s = expires_s
+        self.cancel_ordered = False
+        self.read_s = -math.inf
+        self.offered_s = -math.inf
+        self.idempotency: tuple[str, str] | None = None
+        self.waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def tokens(self) -> int:
+        return len(self.record.prompt) + sum(len(choice.token_ids) for choice in self.choices)
+
+    def lacks_tokens_before(self, append: Append) -> bool:
+        return any(batch.position > len(self.choices[batch.choice].token_ids) for batch in append.batches)
+
+    def wake(self) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.waiters.clear()
+
+
+class MemoryStreamLog:
+    """Implements `app.streams.log.StreamLog`. Streams past their time leave a few at a time, with whatever call comes."""
+
+    def __init__(self, bounds: LogBounds, clock: Clock) -> None:
+        self._bounds = bounds
+        self._clock = clock
+        self._streams: dict[str, _Stream] = {}
+        # In the order in which they expire: running streams by age, ended ones by retention.
+        self._running: OrderedDict[str, None] = OrderedDict()
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._tombstones: OrderedDict[str, str] = OrderedDict()
+        self._keys: dict[tuple[str, str], tuple[str, str]] = {}
+        self._leases: dict[str, float] = {}
+        self._orders: defaultdict[str, deque[Order]] = defaultdict(deque)
+        self._attending: dict[str, asyncio.Future[None]] = {}
+        self._tokens = 0
+
+    def statistics(self) -> LogStatistics:
+        return LogStatistics(len(self._streams), len(self._running), self._tokens, len(self._tombstones))
+
+    async def create(self, record: StreamRecord, driver: str, idempotency: Idempotency | None = None) -> str:
+        self._sweep()
+        key = None if idempotency is None else (record.owner, idempotency.key)
+        if key is not None and idempotency is not None and key in self._keys:
+            first, digest = self._keys[key]
+            if digest != idempotency.digest:
+                raise IdempotencyConflict(
+                    "This Idempotency-Key was used for another body.", param="Idempotency-Key"
+                )
+            return first
+        if record.id in self._streams:
+            return record.id
+        self._make_room(len(record.prompt))
+        self._renew(driver)
+        now_s = self._clock.monotonic()
+        stream = _Stream(record, driver, now_s + self._bounds.max_age_s)
+        self._streams[record.id] = stream
+        self._running[record.id] = None
+        self._tokens += stream.tokens
+        if key is not None and idempotency is not None:
+            stream.idempotency = key
+            self._keys[key] = (record.id, idempotency.digest)
+        return record.id
+
+    async def append(self, driver: str, appends: Sequence[Append]) -> list[Refusal]:
+        self._renew(driver)
+        refused = []
+        for append in appends:
+            stream = self._streams.get(append.stream)
+            if stream is None or stream.lacks_tokens_before(append):
+                refused.append(Refusal(append.stream, "unknown"))
+                continue
+            if stream.driver != driver or stream.epoch != append.epoch:
+                refused.append(Refusal(append.stream, "stale"))
+                continue
+            if stream.ending is not None:
+                continue
+            for batch in append.batches:
+                self._tokens += stream.choices[batch.choice].add(batch)
+            if append.ending is not None:
+                self._end(stream, append.ending)
+            stream.wake()
+        self._sweep()
+        return refused
+
+    async def attend(self, driver: str, wait_s: float) -> list[Order]:
+        self._renew(driver)
+        self._adopt_for(driver)
+        orders = self._orders[driver]
+        if not orders and wait_s > 0:
+            called = self._attending[driver] = asyncio.get_running_loop().create_future()
+            try:
+                await self._within(wait_s, called)
+            except asyncio.CancelledError:
+                # The call was cut: the driver has vanished, unless it calls again very soon.
+                self._leases[driver] = min(self._leases.get(driver, 0.0), self._clock.monotonic() + 0.25)
+                raise
+            finally:
+                if self._attending.get(driver) is called:
+                    del self._attending[driver]
+            self._renew(driver)
+        taken = list(orders)
+        orders.clear()
+        return taken
+
+    async def record(self, stream: str, owner: str | None = None) -> StreamRecord:
+        return self._find(stream, owner).record
+
+    async def read(self, stream: str, counts: Sequence[int], wait_s: float = 0.0) -> Excerpt:
+        found = self._find(stream)
+        found.read_s = self._clock.monotonic()
+        excerpt = self._excerpt(found, counts)
+        # That a choice has ended is no news by itself: counts do not say whether the reader knows.
+        fresh = any(batch.token_ids for batch in excerpt.batches)
+        if wait_s > 0 and not (fresh or excerpt.ending is not None or excerpt.orphaned):
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            found.waiters.append(waiter)
+            await self._within(wait_s, waiter)
+            found.read_s = self._clock.monotonic()
+            excerpt = self._excerpt(found, counts)
+        return excerpt
+
+    async def take(self, stream: str, driver: str) -> int | None:
+        found = self._find(stream)
+        if found.ending is not None or not self._orphaned(found):
+            return None
+        self._renew(driver)
+        found.driver = driver
+        found.epoch += 1
+        if found.cancel_ordered:
+            self._order(driver, Order("cancel", stream))
+        found.wake()
+        return found.epoch
+
+    async def unread_s(self, stream: str) -> float:
+        found = self._streams.get(stream)
+        return math.inf if found is None else self._clock.monotonic() - found.read_s
+
+    async def order_cancel(self, stream: str) -> None:
+        found = self._find(stream)
+        if found.ending is None and found.driver is not None:
+            found.cancel_ordered = True
+            self._order(found.driver, Order("cancel", stream))
+
+    # Inside.
+
+    def _find(self, stream: str, owner: str | None = None) -> _Stream:
+        found = self._streams.get(stream)
+        if found is not None and owner in (None, found.record.owner):
+            return found
+        if found is None and stream in self._tombstones and owner in (None, self._tombstones[stream]):
+            raise StreamExpired("The stream is past its retention.")
+        raise StreamNotFound("There is no such stream.")
+
+    def _excerpt(self, stream: _Stream, counts: Sequence[int]) -> Excerpt:
+        batches = [
+            batch
+            for index, choice in enumerate(stream.choices)
+            if (batch := choice.behind(index, counts[index])) is not None
+        ]
+        lasts_s = max(stream.expires_s - self._clock.monotonic(), 0.0)
+        expires_s = self._clock.time() + lasts_s
+        orphaned = stream.ending is None and self._orphaned(stream)
+        return Excerpt(batches, stream.ending, orphaned, expires_s)
+
+    def _orphaned(self, stream: _Stream) -> bool:
+        return stream.driver is None or self._leases.get(stream.driver, 0.0) <= self._clock.monotonic()
+
+    def _renew(self, driver: str) -> None:
+        self._leases[driver] = self._clock.monotonic() + self._bounds.lease_s
+
+    def _order(self, driver: str, order: Order) -> None:
+        self._orders[driver].append(order)
+        called = self._attending.get(driver)
+        if called is not None and not called.done():
+            called.set_result(None)
+
+    def _adopt_for(self, driver: str) -> None:
+        """Gives the driver the streams without one that are to go on without a reader. Looks at the dead drivers' only."""
+        now_s = self._clock.monotonic()
+        dead = {name for name, lease_s in self._leases.items() if lease_s <= now_s}
+        if not dead:
+            return
+        for stream_id in self._running:
+            stream = self._streams[stream_id]
+            if (
+                stream.driver in dead
+                and stream.record.request.on_disconnect == "continue"
+                and stream.offered_s + self._bounds.lease_s <= now_s
+            ):
+                stream.offered_s = now_s
+                self._orders[driver].append(Order("adopt", stream_id))
+        for name in dead:
+            if not any(self._streams[stream_id].driver == name for stream_id in self._running):
+                del self._leases[name]
+                self._orders.pop(name, None)
+
+    def _end(self, stream: _Stream, ending: End | Error) -> None:
+        stream.ending = ending
+        stream.expires_s = self._clock.monotonic() + self._bounds.retention_s
+        del self._running[stream.record.id]
+        self._ended[stream.record.id] = None
+
+    def _make_room(self, tokens: int) -> None:
+        bounds = self._bounds
+        while len(self._streams) >= bounds.max_streams or self._tokens + tokens > bounds.max_tokens:
+            if not self._ended:
+                raise Overloaded(
+                    "The log of streams is full of running streams. Try again later.", retry_after_s=1
+                )
+            self._forget(next(iter(self._ended)))
+
+    def _sweep(self) -> None:
+        """Forgets streams past their time: a few with each call, so that no call takes long."""
+        now_s = self._clock.monotonic()
+        for queue in (self._ended, self._running):
+            for _ in range(_SWEEP_AT_MOST):
+                oldest = next(iter(queue), None)
+                if oldest is None or self._streams[oldest].expires_s > now_s:
+                    break
+                self._forget(oldest)
+
+    def _forget(self, stream_id: str) -> None:
+        stream = self._streams.pop(stream_id)
+        self._running.pop(stream_id, None)
+        self._ended.pop(stream_id, None)
+        self._tokens -= stream.tokens
+        self._tombstones[stream_id] = stream.record.owner
+        if len(self._tombstones) > MAX_TOMBSTONES:
+            self._tombstones.popitem(last=False)
+        if stream.idempotency is not None:
+            self._keys.pop(stream.idempotency, None)
+        stream.wake()
+
+    async def _within(self, wait_s: float, future: asyncio.Future[None]) -> None:
+        """Waits for `future`, at most `wait_s` on the log's clock."""
+        sleep = asyncio.ensure_future(self._clock.sleep(wait_s))
+        try:
+            await asyncio.wait([sleep, future], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleep.cancel()
+            future.cancel()

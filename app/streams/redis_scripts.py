@@ -1,0 +1,436 @@
+"""The Lua scripts of the log in Redis: what is kept under which key, and every change of it, each whole or not at all.
+
+Keys, behind the prefix:
+
+    s:<stream>           hash: owner, record, prompt (tokens), driver, epoch, n, expires (ms), ending, and
+                         read (when it was last read, ms), watch (processes whose readers wait), idempotency, nonce,
+                         continue, logprobs, cancel (each only where it applies), f<choice> (how the engine ended it)
+    t:<stream>:<choice>  string: the token ids, 4 bytes each, so that its length says what is new in an append
+    p:<stream>:<choice>  list: their log probabilities, packed
+    d:<stream>           string: the owner; outlives the stream
+    i:<hash>             hash: stream and digest of an idempotency key
+    l:<driver>           string: the process that the driver is in; lives as long as the lease
+    o:<driver>           sorted set: orders by the time given, "c" or "a" before the stream
+    c:<driver>           sorted set: its streams that go on without a reader, by when they may be offered to another
+    drivers              sorted set: drivers by the end of their lease
+    running, ended       sorted sets: streams by the end of their time
+    sizes, tokens        hash and its sum: the tokens that each stream takes or may take
+    boot                 hash: which run of the server this is, and since when it was seen
+
+Messages to a process go to the channel wake:<process>: streams that changed, and "@" before drivers that have orders. All times
+are the server's. Scripts reach keys that they are not given, so that one server, or one primary, must have all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from app.streams.memory_log import LogBounds
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script and the name that Redis gives it."""
+
+    text: str
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
+
+
+class Scripts:
+    """The scripts for logs with these bounds under one prefix."""
+
+    def __init__(self, prefix: str, bounds: LogBounds, tombstone_s: float) -> None:
+        constants = {
+            "LEASE": round(bounds.lease_s * 1000),
+            "RETENTION": round(bounds.retention_s * 1000),
+            "MAX_AGE": round(bounds.max_age_s * 1000),
+            "TOMBSTONE": round(tombstone_s * 1000),
+            "MAX_STREAMS": bounds.max_streams,
+            "MAX_TOKENS": bounds.max_tokens,
+        }
+        lines = [f"local P = '{prefix}'", *(f"local {name} = {value}" for name, value in constants.items())]
+        head = "\n".join(lines) + _BASE
+        self.create = Script(head + _ENDINGS + _CREATE)
+        self.append = Script(head + _ENDINGS + _APPEND)
+        self.attend = Script(head + _ENDINGS + _ATTEND)
+        self.take = Script(head + _TAKE)
+        self.cancel = Script(head + _CANCEL)
+        self.read = Script(head + _READ)
+        self.record = Script(head + _RECORD)
+        self.unread = Script(head + _UNREAD)
+
+
+_BASE = """
+local time = redis.call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+
+-- Leases. After a restart of the server the drivers get the time of one lease to show themselves again.
+
+local function in_grace()
+  local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  local boot = redis.call('HMGET', P .. 'boot', 'run', 'since')
+  if boot[1] ~= run then
+    redis.call('HSET', P .. 'boot', 'run', run, 'since', now)
+    return true
+  end
+  return now - boot[2] < LEASE
+end
+
+local function renew(driver, process)
+  redis.call('SET', P .. 'l:' .. driver, process, 'PX', LEASE)
+  redis.call('ZADD', P .. 'drivers', now + LEASE, driver)
+end
+
+local gone = {}
+local function is_gone(driver)
+  if gone[driver] == nil then
+    gone[driver] = redis.call('EXISTS', P .. 'l:' .. driver) == 0 and not in_grace()
+  end
+  return gone[driver]
+end
+
+-- Messages: one to each process, when the script is done.
+
+local wakes = {}
+local function wake(process, name)
+  wakes[process] = wakes[process] or {}
+  table.insert(wakes[process], name)
+end
+
+local function wake_readers(id, watch)
+  if watch then
+    redis.call('HDEL', P .. 's:' .. id, 'watch')
+    for process in string.gmatch(watch, '%S+') do wake(process, id) end
+  end
+end
+
+local function publish()
+  for process, names in pairs(wakes) do
+    redis.call('PUBLISH', P .. 'wake:' .. process, cmsgpack.pack(names))
+  end
+end
+
+local function order(driver, member)
+  redis.call('ZADD', P .. 'o:' .. driver, now_us, member)
+  redis.call('PEXPIRE', P .. 'o:' .. driver, MAX_AGE)
+  local process = redis.call('GET', P .. 'l:' .. driver)
+  if process then wake(process, '@' .. driver) end
+end
+
+local function continues_with(driver, id)
+  redis.call('ZADD', P .. 'c:' .. driver, 0, id)
+  redis.call('ZADD', P .. 'drivers', 'NX', 0, driver)
+end
+
+-- 0 for a stream that was never there, -1 for one that is not there any more.
+local function missing(id)
+  return -redis.call('EXISTS', P .. 'd:' .. id)
+end
+"""
+
+_ENDINGS = """
+local function resize(id, size)
+  local before = redis.call('HGET', P .. 'sizes', id) or 0
+  redis.call('HSET', P .. 'sizes', id, size)
+  redis.call('INCRBY', P .. 'tokens', size - before)
+end
+
+local function forget(id)
+  local key = P .. 's:' .. id
+  local s = redis.call('HMGET', key, 'n', 'driver', 'idempotency')
+  if s[1] then
+    redis.call('UNLINK', key)
+    for i = 0, s[1] - 1 do redis.call('UNLINK', P .. 't:' .. id .. ':' .. i, P .. 'p:' .. id .. ':' .. i) end
+    redis.call('ZREM', P .. 'c:' .. s[2], id)
+    if s[3] then redis.call('UNLINK', P .. 'i:' .. s[3]) end
+  end
+  redis.call('ZREM', P .. 'running', id)
+  redis.call('ZREM', P .. 'ended', id)
+  resize(id, 0)
+  redis.call('HDEL', P .. 'sizes', id)
+end
+"""
+
+# ARGV: driver, process, stream, owner, record, choices, tokens of the prompt, of all at most, key's hash, digest, nonce, flags.
+_CREATE = """
+local driver, process, id, owner = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local n, prompt, size, idempotency, digest = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9], ARGV[10]
+local key = P .. 's:' .. id
+
+local function make_room()
+  for _, name in ipairs({'running', 'ended'}) do
+    for _, old in ipairs(redis.call('ZRANGEBYSCORE', P .. name, '-inf', now, 'LIMIT', 0, 64)) do forget(old) end
+  end
+  while redis.call('ZCARD', P .. 'running') + redis.call('ZCARD', P .. 'ended') >= MAX_STREAMS
+      or (redis.call('GET', P .. 'tokens') or 0) + size > MAX_TOKENS do
+    local oldest = redis.call('ZRANGE', P .. 'ended', 0, 0)[1]
+    if not oldest then return false end
+    forget(oldest)
+  end
+  return true
+end
+
+in_grace()
+if idempotency ~= '' then
+  local first = redis.call('HMGET', P .. 'i:' .. idempotency, 'stream', 'digest')
+  if first[1] and redis.call('EXISTS', P .. 's:' .. first[1]) == 1 then
+    if first[2] ~= digest then return {'conflict'} end
+    if first[1] ~= id then return {'kept', first[1]} end
+  end
+end
+local known = redis.call('HMGET', key, 'driver', 'ending')
+if known[1] then
+  -- The same call again, or a driver that tells anew what the log has lost a part of: what is here stays.
+  if known[1] == driver and not known[2] then
+    redis.call('HSET', key, 'epoch', 1)
+    renew(driver, process)
+  end
+  return {'kept', id}
+end
+if not make_room() then return {'full'} end
+renew(driver, process)
+local expires = now + MAX_AGE
+redis.call('HSET', key, 'owner', owner, 'record', ARGV[5], 'prompt', prompt, 'driver', driver, 'epoch', 1, 'n', n,
+  'expires', expires, 'nonce', ARGV[11])
+for flag in string.gmatch(ARGV[12], '%a+') do redis.call('HSET', key, flag, 1) end
+redis.call('PEXPIREAT', key, expires)
+redis.call('SET', P .. 'd:' .. id, owner, 'PX', MAX_AGE + TOMBSTONE)
+if idempotency ~= '' then
+  redis.call('HSET', key, 'idempotency', idempotency)
+  redis.call('HSET', P .. 'i:' .. idempotency, 'stream', id, 'digest', digest)
+  redis.call('PEXPIREAT', P .. 'i:' .. idempotency, expires)
+end
+redis.call('ZADD', P .. 'running', expires, id)
+resize(id, size)
+if redis.call('HEXISTS', key, 'continue') == 1 then continues_with(driver, id) end
+return {'kept', id}
+"""
+
+# ARGV: driver, process, appends, blobs. The appends are like `app.streams.log.Append`, but with numbers of blobs for the ending
+# and for the log probabilities of the first token of a batch (the others' follow).
+_APPEND = """
+local driver, blobs = ARGV[1], 3
+
+local function add(id, key, batch, expires)
+  local choice, position, ids, first_logprob = batch[2], batch[3], batch[4], batch[7]
+  local at = id .. ':' .. choice
+  local known = redis.call('STRLEN', P .. 't:' .. at) / 4 - position
+  if known < 0 then return false end
+  if known < #ids then
+    local packed = {}
+    for i = known + 1, #ids do packed[#packed + 1] = struct.pack('<I4', ids[i]) end
+    redis.call('APPEND', P .. 't:' .. at, table.concat(packed))
+    if first_logprob then
+      for i = known, #ids - 1 do redis.call('RPUSH', P .. 'p:' .. at, ARGV[blobs + first_logprob + i]) end
+    end
+    if known + position == 0 then
+      redis.call('PEXPIREAT', P .. 't:' .. at, expires)
+      redis.call('PEXPIREAT', P .. 'p:' .. at, expires)
+    end
+  end
+  if batch[5] then redis.call('HSET', key, 'f' .. choice, cmsgpack.pack({batch[5], batch[6]})) end
+  return true
+end
+
+local function conclude(id, key, ending)
+  local s = redis.call('HMGET', key, 'n', 'idempotency', 'prompt')
+  local expires, size = now + RETENTION, s[3]
+  redis.call('HSET', key, 'ending', ending, 'expires', expires)
+  redis.call('PEXPIREAT', key, expires)
+  for i = 0, s[1] - 1 do
+    local tokens = P .. 't:' .. id .. ':' .. i
+    size = size + redis.call('STRLEN', tokens) / 4
+    redis.call('PEXPIREAT', tokens, expires)
+    redis.call('PEXPIREAT', P .. 'p:' .. id .. ':' .. i, expires)
+  end
+  redis.call('PEXPIREAT', P .. 'd:' .. id, expires + TOMBSTONE)
+  if s[2] then redis.call('PEXPIREAT', P .. 'i:' .. s[2], expires) end
+  redis.call('ZREM', P .. 'running', id)
+  redis.call('ZADD', P .. 'ended', expires, id)
+  redis.call('ZREM', P .. 'c:' .. driver, id)
+  resize(id, size)
+end
+
+local function take_in(id, key, batches, ending, expires)
+  for _, batch in ipairs(batches) do
+    -- A gap: the server has lost what it had confirmed. The driver is to tell it anew.
+    if not add(id, key, batch, expires) then return false end
+  end
+  if ending then conclude(id, key, ARGV[blobs + ending]) end
+  return true
+end
+
+renew(driver, ARGV[2])
+local refused = {}
+for _, append in ipairs(cmsgpack.unpack(ARGV[3])) do
+  local id = append[1]
+  local key = P .. 's:' .. id
+  local s = redis.call('HMGET', key, 'driver', 'epoch', 'ending', 'expires', 'watch')
+  if not s[1] then
+    table.insert(refused, {id, 'unknown'})
+  elseif s[1] ~= driver or tonumber(s[2]) ~= append[2] then
+    table.insert(refused, {id, 'stale'})
+  elseif not s[3] then
+    if not take_in(id, key, append[3], append[4], s[4]) then table.insert(refused, {id, 'unknown'}) end
+    wake_readers(id, s[5])
+  end
+end
+publish()
+if #refused == 0 then return false end
+return cmsgpack.pack(refused)
+"""
+
+# ARGV: driver, process, orders that it has received, creations and takeovers of which it does not know whether they happened.
+_ATTEND = """
+local driver = ARGV[1]
+local orders = P .. 'o:' .. driver
+
+local function undo(id, nonce)
+  local key = P .. 's:' .. id
+  local s = redis.call('HMGET', key, 'nonce', 'driver', 'continue', 'watch')
+  if s[1] ~= nonce or s[2] ~= driver then return end
+  if string.sub(nonce, 1, 1) == 'c' then
+    forget(id)
+    redis.call('DEL', P .. 'd:' .. id)
+  else
+    redis.call('HSET', key, 'driver', '')
+    redis.call('ZREM', P .. 'c:' .. driver, id)
+    if s[3] then continues_with('', id) end
+  end
+  wake_readers(id, s[4])
+end
+
+local function offer(dead)
+  local streams = P .. 'c:' .. dead
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', streams, '-inf', now, 'LIMIT', 0, 32)) do
+    local s = redis.call('HMGET', P .. 's:' .. id, 'driver', 'ending')
+    if s[1] == dead and not s[2] then
+      redis.call('ZADD', streams, now + LEASE, id)
+      order(driver, 'a' .. id)
+    else
+      redis.call('ZREM', streams, id)
+    end
+  end
+  if redis.call('EXISTS', streams) == 0 then
+    redis.call('ZREM', P .. 'drivers', dead)
+    redis.call('DEL', P .. 'o:' .. dead)
+  end
+end
+
+renew(driver, ARGV[2])
+for _, received in ipairs(cmsgpack.unpack(ARGV[3])) do
+  if redis.call('ZSCORE', orders, received[1]) == received[2] then redis.call('ZREM', orders, received[1]) end
+end
+for _, doubt in ipairs(cmsgpack.unpack(ARGV[4])) do undo(doubt[1], doubt[2]) end
+if not in_grace() then
+  for _, dead in ipairs(redis.call('ZRANGEBYSCORE', P .. 'drivers', '-inf', now, 'LIMIT', 0, 64)) do offer(dead) end
+end
+publish()
+local given = {}
+local all = redis.call('ZRANGE', orders, 0, 255, 'WITHSCORES')
+for i = 1, #all, 2 do table.insert(given, {all[i], all[i + 1]}) end
+return cmsgpack.pack(given)
+"""
+
+# ARGV: driver, process, stream, nonce. Returns the new epoch; false for a stream that has a driver or has ended.
+_TAKE = """
+local driver, id, nonce = ARGV[1], ARGV[3], ARGV[4]
+local key = P .. 's:' .. id
+local s = redis.call('HMGET', key, 'driver', 'epoch', 'ending', 'nonce', 'continue', 'cancel', 'watch')
+if not s[1] then return missing(id) end
+if s[4] == nonce then return tonumber(s[2]) end
+if s[3] or not is_gone(s[1]) then return false end
+renew(driver, ARGV[2])
+redis.call('HSET', key, 'driver', driver, 'epoch', s[2] + 1, 'nonce', nonce)
+redis.call('ZREM', P .. 'c:' .. s[1], id)
+if s[5] then continues_with(driver, id) end
+if s[6] then order(driver, 'c' .. id) end
+wake_readers(id, s[7])
+publish()
+return s[2] + 1
+"""
+
+# ARGV: stream.
+_CANCEL = """
+local key = P .. 's:' .. ARGV[1]
+local s = redis.call('HMGET', key, 'driver', 'ending')
+if not s[1] then return missing(ARGV[1]) end
+if not s[2] then
+  -- Whoever takes the stream over from a driver that did not get this is told again.
+  redis.call('HSET', key, 'cancel', 1)
+  order(s[1], 'c' .. ARGV[1])
+  publish()
+end
+return 1
+"""
+
+# ARGV: process, what is asked: streams, counts of tokens known, whether the reader will wait. Packs the answer itself, because
+# what the log keeps packed goes into it as it is.
+_READ = """
+local function array(parts)
+  return '\\221' .. struct.pack('>I4', #parts) .. table.concat(parts)
+end
+
+local function binary(bytes)
+  return '\\198' .. struct.pack('>I4', #bytes) .. bytes
+end
+
+local NIL = '\\192'
+local pack = cmsgpack.pack
+
+local function behind(at, choice, count, finish, has_logprobs)
+  local tokens = redis.call('GETRANGE', P .. 't:' .. at, 4 * count, -1)
+  if tokens == '' and not finish then return nil, false end
+  local logprobs = NIL
+  if has_logprobs and redis.call('EXISTS', P .. 'p:' .. at) == 1 then
+    logprobs = array(redis.call('LRANGE', P .. 'p:' .. at, count, -1))
+  end
+  local batch = {pack(choice), pack(count), binary(tokens), finish or NIL, logprobs}
+  return array(batch), tokens ~= ''
+end
+
+local function look(id, counts, waits)
+  local key = P .. 's:' .. id
+  local fields = {'HMGET', key, 'driver', 'ending', 'expires', 'read', 'watch', 'logprobs'}
+  local fixed = #fields - 2
+  for i = 1, #counts do fields[#fields + 1] = 'f' .. (i - 1) end
+  local s = redis.call(unpack(fields))
+  if not s[1] then return array({pack(missing(id)), array({}), NIL, pack(false), pack(0)}) end
+  -- To a fifth of a second is exact enough, and saves most of the writing.
+  if not s[4] or now - s[4] > 200 then redis.call('HSET', key, 'read', now) end
+  local orphaned = not s[2] and is_gone(s[1])
+  local batches, is_new = {}, s[2] or orphaned
+  for i, count in ipairs(counts) do
+    local batch, has_tokens = behind(id .. ':' .. (i - 1), i - 1, count, s[fixed + i], s[6])
+    batches[#batches + 1] = batch
+    is_new = is_new or has_tokens
+  end
+  if waits and not is_new then
+    local watch = s[5] or ''
+    if not string.find(watch, ARGV[1], 1, true) then redis.call('HSET', key, 'watch', watch .. ' ' .. ARGV[1]) end
+  end
+  return array({pack(1), array(batches), s[2] or NIL, pack(orphaned), pack(tonumber(s[3]))})
+end
+
+local answers = {}
+for i, asked in ipairs(cmsgpack.unpack(ARGV[2])) do answers[i] = look(asked[1], asked[2], asked[3]) end
+return array(answers)
+"""
+
+# ARGV: stream. Returns owner and record; the owner alone when the stream is not there any more.
+_RECORD = """
+local kept = redis.call('HMGET', P .. 's:' .. ARGV[1], 'owner', 'record')
+if kept[1] then return kept end
+return {redis.call('GET', P .. 'd:' .. ARGV[1])}
+"""
+
+# ARGV: stream. Returns milliseconds.
+_UNREAD = """
+local read = redis.call('HGET', P .. 's:' .. ARGV[1], 'read')
+return read and math.max(now - read, 0)
+"""

@@ -1,0 +1,42 @@
+"""The log of streams in memory as a deployment of its own: one replica, which every ingress process calls.
+
+It does not outlive its process. Ingress processes tell a new one about the streams that they drive; ended streams are gone.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from app.clock import SystemClock
+from app.errors import ServiceError
+from app.settings import Settings
+from app.streams.memory_log import LogBounds, MemoryStreamLog
+from deployments.log_calls import Done, LogCall, decode_call, encode
+from deployments.refusal import refusal
+
+
+def log_bounds(settings: Settings) -> LogBounds:
+    """What the settings say about how much is kept."""
+    streams = settings.streams
+    return LogBounds(
+        max_streams=streams.max_streams,
+        max_tokens=streams.max_tokens,
+        retention_s=streams.retention_s,
+        max_age_s=streams.retention_s + settings.limits.request_timeout_s,
+        lease_s=streams.stall_timeout_s,
+    )
+
+
+class StreamLog:
+    """A `MemoryStreamLog` behind one method, which takes an encoded `LogCall`."""
+
+    def __init__(self, bounds: LogBounds) -> None:
+        self._log = MemoryStreamLog(bounds, SystemClock())
+
+    async def call(self, data: bytes) -> bytes:
+        """The encoded answer of the call, or a `Refused`. Cancelling it cancels the call."""
+        call: LogCall = decode_call(data)
+        try:
+            return encode(Done(msgspec.Raw(encode(await call.on(self._log)))))
+        except ServiceError as error:
+            return encode(refusal(error))

@@ -1,0 +1,278 @@
+"""What every `StreamLog` must do. A test module subclasses `StreamLogContract` and says how a log is made and how time passes."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import pytest
+
+from app.errors import IdempotencyConflict, StreamExpired, StreamNotFound
+from app.schema.frames import ChoiceEnd, End, Timings, Usage
+from app.schema.tokens import TokenBatch, TokenLogprob
+from app.streams.log import Append, Idempotency, Order, Refusal, StreamLog
+from tests.fakes.requests import record
+
+ENDING = End("3", [ChoiceEnd(0, "stop", "x")], Usage(5, 3, 8), Timings(0.1, 0.2, 0.3, 10.0), ["00"])
+LEASE_S, RETENTION_S = 1.0, 2.0
+
+
+class LogWorld(Protocol):
+    """A log, with leases of `LEASE_S` and a retention of `RETENTION_S`, and its time."""
+
+    @property
+    def log(self) -> StreamLog: ...
+
+    async def pass_time(self, duration_s: float) -> None: ...
+
+
+class StreamLogContract:
+    """The contract. `world()` gives a fresh log."""
+
+    def world(self) -> AbstractAsyncContextManager[LogWorld]:
+        raise NotImplementedError
+
+    def live(self, test: Callable[[LogWorld], Awaitable[None]]) -> None:
+        async def main() -> None:
+            async with self.world() as world:
+                await test(world)
+
+        asyncio.run(main())
+
+    def test_what_is_appended_can_be_read_behind_any_count(self) -> None:
+        async def test(world: LogWorld) -> None:
+            log = world.log
+            first = record("st_a", n=2, logprobs=1)
+            assert await log.create(first, "d1") == "st_a"
+            logprobs = [TokenLogprob(-0.5, [(7, -0.5), (8, -1.5)]), TokenLogprob(-0.25, [])]
+            appends = [
+                Append(
+                    "st_a", 1, [TokenBatch(0, 0, 0, [7, 9], None, None, logprobs), TokenBatch(0, 1, 0, [5])]
+                ),
+                Append("st_a", 1, [TokenBatch(0, 1, 1, [6], "stop", 6)]),
+            ]
+            assert await log.append("d1", appends) == []
+            assert await log.record("st_a", first.owner) == first
+            whole = await log.read("st_a", [0, 0])
+            assert whole.batches == [
+                TokenBatch(0, 0, 0, [7, 9], None, None, logprobs),
+                TokenBatch(0, 1, 0, [5, 6], "stop", 6),
+            ]
+            assert (whole.ending, whole.orphaned) == (None, False)
+            rest = await log.read("st_a", [1, 1])
+            assert rest.batches == [
+                TokenBatch(0, 0, 1, [9], None, None, logprobs[1:]),
+                TokenBatch(0, 1, 1, [6], "stop", 6),
+            ]
+            await log.append("d1", [Append("st_a", 1, [], ENDING)])
+            assert (await log.read("st_a", [2, 2])).ending == ENDING
+
+        self.live(test)
+
+    def test_an_append_that_comes_twice_counts_once(self) -> None:
+        async def test(world: LogWorld) -> None:
+            await world.log.create(record("st_a"), "d1")
+            append = Append("st_a", 1, [TokenBatch(0, 0, 0, [1, 2, 3])])
+            await world.log.append("d1", [append])
+            await world.log.append("d1", [append])
+            await world.log.append("d1", [Append("st_a", 1, [TokenBatch(0, 0, 2, [3, 4])], ENDING)])
+            assert (
+                await world.log.append("d1", [Append("st_a", 1, [TokenBatch(0, 0, 2, [3, 4])], ENDING)]) == []
+            )
+            assert [batch.token_ids for batch in (await world.log.read("st_a", [0])).batches] == [
+                [1, 2, 3, 4]
+            ]
+
+        self.live(test)
+
+    def test_only_the_driver_appends_and_only_in_its_epoch(self) -> None:
+        async def test(world: LogWorld) -> None:
+            log = world.log
+            await log.create(record("st_a"), "d1")
+            token = TokenBatch(0, 0, 0, [1])
+            assert await log.append("d2", [Append("st_a", 1, [token])]) == [Refusal("st_a", "stale")]
+            assert await log.append("d1", [Append("st_a", 2, [token])]) == [Refusal("st_a", "stale")]
+            assert await log.append("d1", [Append("st_b", 1, [token])]) == [Refusal("st_b", "unknown")]
+            assert (await log.read("st_a", [0])).batches == []
+
+        self.live(test)
+
+    def test_the_lease_of_a_driver_that_is_gone_can_be_taken_once(self) -> None:
+        async def test(world: LogWorld) -> None:
+            log = world.log
+            await log.create(record("st_a"), "d1")
+            assert await log.take("st_a", "d2") is None
+            await world.pass_time(LEASE_S * 1.5)
+            assert (await log.read("st_a", [0])).orphaned
+            assert await log.take("st_a", "d2") == 2
+            assert await log.take("st_a", "d3") is None
+            assert not (await log.read("st_a", [0])).orphaned
+            late = Append("st_a", 1, [TokenBatch(0, 0, 0, [1])])
+            assert await log.append("d1", [late]) == [Refusal("st_a", "stale")]
+            assert await log.append("d2", [Append("st_a", 2, [TokenBatch(0, 0, 0, [1])], ENDING)]) == []
+            await world.pass_time(LEASE_S * 1.5)
+            assert await log.take("st_a", "d3") is None
+
+        self.live(test)
+
+    def test_a_driver_that_shows_itself_keeps_its_lease(self) -> None:
+        async def test(world: LogWorld) -> None:
+            await world.log.create(record("st_a"), "d1")
+            for _ in range(3):
+                await world.pass_time(LEASE_S * 0.6)
+                await world.log.attend("d1", 0.0)
+            await world.pass_time(LEASE_S * 0.6)
+            await world.log.append("d1", [])
+            await world.pass_time(LEASE_S * 0.6)
+            assert await world.log.take("st_a", "d2") is None
+
+        self.live(test)
+
+    def test_a_reader_waits_for_what_comes(self) -> None:
+        async def test(world: LogWorld) -> None:
+            await world.log.create(record("st_a"), "d1")
+            reading = asyncio.ensure_future(world.log.read("st_a", [0], 5.0))
+            await world.pass_time(0.05)
+            assert not reading.done()
+            await world.log.append("d1", [Append("st_a", 1, [TokenBatch(0, 0, 0, [1])])])
+            async with asyncio.timeout(5):
+                excerpt = await reading
+            assert [batch.token_ids for batch in excerpt.batches] == [[1]]
+
+        self.live(test)
+
+    def test_a_choice_that_has_ended_keeps_no_reader_busy(self) -> None:
+        async def test(world: LogWorld) -> None:
+            await world.log.create(record("st_a", n=2), "d1")
+            await world.log.append("d1", [Append("st_a", 1, [TokenBatch(0, 0, 0, [1], "length")])])
+            reading = asyncio.ensure_future(world.log.read("st_a", [1, 0], 5.0))
+            await world.pass_time(0.05)
+            assert not reading.done()
+            await world.log.append("d1", [Append("st_a", 1, [TokenBatch(0, 1, 0, [2])])])
+            async with asyncio.timeout(5):
+                excerpt = await reading
+            assert TokenBatch(0, 1, 0, [2]) in excerpt.batches
+
+        self.live(test)
+
+    def test_a_reader_that_nothing_comes_for_is_told_so(self) -> None:
+        async def test(world: LogWorld) -> None:
+            await world.log.create(record("st_a"), "d1")
+            reading = asyncio.ensure_future(world.log.read("st_a", [0], 0.2))
+            await world.pass_time(0.3)
+            async with asyncio.timeout(5):
+                assert (await reading).batches == []
+
+        self.live(test)
+
+    def test_orders_reach_a_driver_that_waits(self) -> None:
+        async def test(world: LogWorld) -> None:
+            await world.log.create(record("st_a"), "d1")
+            attending = asyncio.ensure_future(world.log.attend("d1", 0.8))
+            await world.pass_time(0.05)
+            await world.log.order_cancel("st_a")
+            async with asyncio.timeout(5):
+                assert await attending == [Order("cancel", "st_a")]
+            assert await world.log.attend("d1", 0.0) == []
+            await world.log.order_cancel("st_a")
+            assert await world.log.attend("d1", 0.0) == [Order("cancel", "st_a")]
+
+        self.live(test)
+
+    def test_a_cancellation_outlives_the_driver(self) -> None:
+        async def test(world: LogWorld) -> None:
+            await world.log.create(record("st_a"), "d1")
+            await world.pass_time(LEASE_S * 1.5)
+            await world.log.order_cancel("st_a")
+            assert await world.log.take("st_a", "d2") == 2
+            assert await world.log.attend("d2", 0.0) == [Order("cancel", "st_a")]
+
+        self.live(test)
+
+    def test_a_choice_that_has_ended_gives_nothing_twice(self) -> None:
+        async def test(world: LogWorld) -> None:
+            await world.log.create(record("st_a", n=2), "d1")
+            await world.log.append("d1", [Append("st_a", 1, [TokenBatch(0, 0, 0, [1, 2], "stop", 2)])])
+            assert not any(batch.token_ids for batch in (await world.log.read("st_a", [2, 0])).batches)
+
+        self.live(test)
+
+    def test_tokens_behind_a_gap_are_refused(self) -> None:
+        async def test(world: LogWorld) -> None:
+            await world.log.create(record("st_a"), "d1")
+            gap = Append("st_a", 1, [TokenBatch(0, 0, 3, [1])])
+            assert await world.log.append("d1", [gap]) == [Refusal("st_a", "unknown")]
+            assert await world.log.create(record("st_a"), "d1") == "st_a"
+            assert (await world.log.read("st_a", [0])).batches == []
+
+        self.live(test)
+
+    def test_streams_that_go_on_without_a_reader_are_given_to_another_driver(self) -> None:
+        async def test(world: LogWorld) -> None:
+            log = world.log
+            await log.create(record("st_a", on_disconnect="continue"), "d1")
+            await log.create(record("st_b", on_disconnect="cancel"), "d1")
+            assert await log.attend("d2", 0.0) == []
+            await world.pass_time(LEASE_S * 1.5)
+            assert await log.attend("d2", 0.0) == [Order("adopt", "st_a")]
+            assert await log.take("st_a", "d2") == 2
+            assert await log.attend("d2", 0.0) == []
+
+        self.live(test)
+
+    def test_the_same_key_gives_the_same_stream(self) -> None:
+        async def test(world: LogWorld) -> None:
+            log = world.log
+            assert await log.create(record("st_a", owner="ann"), "d1", Idempotency("k", "body")) == "st_a"
+            assert await log.create(record("st_b", owner="ann"), "d1", Idempotency("k", "body")) == "st_a"
+            assert await log.create(record("st_c", owner="bob"), "d1", Idempotency("k", "body")) == "st_c"
+            with pytest.raises(IdempotencyConflict):
+                await log.create(record("st_d", owner="ann"), "d1", Idempotency("k", "other body"))
+            with pytest.raises(StreamNotFound):
+                await log.record("st_b")
+
+        self.live(test)
+
+    def test_a_stream_is_its_owners(self) -> None:
+        async def test(world: LogWorld) -> None:
+            await world.log.create(record("st_a", owner="ann"), "d1")
+            with pytest.raises(StreamNotFound) as foreign:
+                await world.log.record("st_a", "bob")
+            with pytest.raises(StreamNotFound) as unknown:
+                await world.log.record("st_x", "bob")
+            assert foreign.value.body() == unknown.value.body()
+            assert (await world.log.record("st_a")).id == "st_a"
+
+        self.live(test)
+
+    def test_a_stream_past_its_retention_is_expired_and_its_key_free(self) -> None:
+        async def test(world: LogWorld) -> None:
+            log = world.log
+            await log.create(record("st_a", owner="ann"), "d1", Idempotency("k", "body"))
+            await log.append("d1", [Append("st_a", 1, [TokenBatch(0, 0, 0, [1])], ENDING)])
+            await world.pass_time(RETENTION_S * 0.5)
+            assert (await log.read("st_a", [0])).ending == ENDING
+            await world.pass_time(RETENTION_S * 0.75)
+            assert await log.create(record("st_b", owner="ann"), "d1", Idempotency("k", "new")) == "st_b"
+            with pytest.raises(StreamExpired):
+                await log.record("st_a", "ann")
+            with pytest.raises(StreamExpired):
+                await log.read("st_a", [0])
+            with pytest.raises(StreamNotFound):
+                await log.record("st_a", "bob")
+
+        self.live(test)
+
+    def test_it_knows_when_a_stream_was_last_read(self) -> None:
+        async def test(world: LogWorld) -> None:
+            await world.log.create(record("st_a"), "d1")
+            assert await world.log.unread_s("st_a") == math.inf
+            await world.log.read("st_a", [0])
+            await world.pass_time(0.5)
+            assert 0.4 < await world.log.unread_s("st_a") < 5
+            assert await world.log.unread_s("st_x") == math.inf
+
+        self.live(test)

@@ -1,0 +1,75 @@
+"""The log of streams behind calls: the whole contract, through the messages that cross between processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from app.errors import LogUnavailable
+from app.settings import Settings
+from app.streams.memory_log import LogBounds, MemoryStreamLog
+from deployments.stream_log import StreamLog, log_bounds
+from deployments.stream_log_client import StreamLogClient
+from tests.contracts.stream_log import LEASE_S, RETENTION_S, StreamLogContract
+from tests.fakes.clock import FakeClock
+from tests.fakes.requests import record
+
+
+class LocalHandle:
+    """A deployment handle as far as the client needs one. `failure` is raised by the next calls."""
+
+    def __init__(self, log: StreamLog) -> None:
+        self._log = log
+        self.failure: Exception | None = None
+
+    def options(self, **_: Any) -> LocalHandle:
+        return self
+
+    async def remote(self, data: bytes) -> bytes:
+        if self.failure is not None:
+            raise self.failure
+        return await self._log.call(data)
+
+
+class CalledWorld:
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        bounds = LogBounds(retention_s=RETENTION_S, lease_s=LEASE_S)
+        deployment = StreamLog(bounds)
+        deployment._log = MemoryStreamLog(bounds, self.clock)
+        self.handle = LocalHandle(deployment)
+        self.log = StreamLogClient(self.handle)  # type: ignore[arg-type]
+
+    async def pass_time(self, duration_s: float) -> None:
+        await self.clock.advance(duration_s)
+
+
+class TestStreamLogClient(StreamLogContract):
+    @asynccontextmanager
+    async def world(self) -> AsyncIterator[CalledWorld]:
+        yield CalledWorld()
+
+
+def test_a_log_that_cannot_be_reached_is_unavailable() -> None:
+    async def main() -> None:
+        world = CalledWorld()
+        for failure in (ConnectionError("gone"), ValueError("secret text")):
+            world.handle.failure = failure
+            with pytest.raises(LogUnavailable) as raised:
+                await world.log.create(record("st_a"), "d1")
+            assert "secret" not in raised.value.message
+
+    asyncio.run(main())
+
+
+def test_the_bounds_come_from_the_settings() -> None:
+    settings = Settings.model_validate(
+        {"streams": {"retention_s": 5, "stall_timeout_s": 2, "max_streams": 7}}
+    )
+    bounds = log_bounds(settings)
+    assert (bounds.retention_s, bounds.lease_s, bounds.max_streams) == (5, 2, 7)
+    assert bounds.max_age_s > settings.limits.request_timeout_s

@@ -125,8 +125,6 @@ class Settings(_Section):
     def _available(self) -> "Settings":
         """A setting that promises what this version can't do is refused rather than ignored."""
         promised = {
-            "streams.backend: redis": self.streams.backend == "redis",
-            "streams.redis_url": self.streams.redis_url is not None,
             "auth.keys_file": self.auth.keys_file is not None,
             "safety.patterns_file": self.safety.patterns_file is not None,
         }

@@ -100,7 +100,7 @@ class Stream:
         self._generation = generation
         if self._accepted_s is None:
             self._accepted_s = self._clock.monotonic()
-        if self._paused:
+        if self.paused:
             generation.pause()
 
     async def settled(self) -> None:

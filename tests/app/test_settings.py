@@ -21,7 +21,7 @@ from app.settings import Settings
         ({"models": [{"kv_cache_tokens": 100}]}, "kv_cache_tokens"),
         ({"models": [{"engine": "magic"}]}, "models.0.engine"),
         ({"streams": {"grace_s": float("inf")}}, "streams.grace_s"),
-        ({"streams": {"backend": "redis"}}, "streams.backend: redis"),
+        ({"streams": {"backend": "redis"}}, "redis_url"),
         ({"auth": {"keys_file": "keys"}}, "auth.keys_file"),
         ({"safety": {"patterns_file": "patterns"}}, "safety.patterns_file"),
     ],

@@ -18,6 +18,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from app.auth import owner_of
 from app.clock import SystemClock
 from app.context import check_vocabulary, fit_sampling
 from app.errors import (
@@ -94,6 +95,10 @@ class GenerationService:
         self._tasks: set[asyncio.Task[None]] = set()
         self._work: asyncio.Future[tuple[None, None]] | None = None
         self._closing = False
+
+    def owner_of(self, headers: Mapping[str, str]) -> str:
+        """The owner of what a request with these headers makes. `headers` must find names in any case."""
+        return owner_of(headers)
 
     async def start(
         self, request: GenerationRequest, owner: str = "", idempotency: Idempotency | None = None

@@ -8,7 +8,6 @@ from starlette.responses import JSONResponse, Response
 
 from app.asgi import openapi
 from app.asgi.responder import Responder
-from app.auth import owner_of
 from app.dialects import native
 from app.dialects.openai import model_list, model_object
 from app.errors import GeneratorUnavailable, InvalidCursor, InvalidRequest
@@ -64,11 +63,11 @@ class StreamEndpoints:
 
     async def show(self, request: Request, id: str) -> Response:
         """What is known of a stream."""
-        return _status(await self._service.status(id, owner_of(request.headers)))
+        return _status(await self._service.status(id, self._service.owner_of(request.headers)))
 
     async def cancel(self, request: Request, id: str) -> Response:
         """Ends a stream now. Answers when it has ended, and the same again later."""
-        return _status(await self._service.cancel(id, owner_of(request.headers)))
+        return _status(await self._service.cancel(id, self._service.owner_of(request.headers)))
 
     async def _resumed(self, request: Request, event_id: str, *, bare: bool = False) -> Response:
         stream_id, cursor = parse_event_id(event_id)

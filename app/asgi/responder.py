@@ -17,7 +17,6 @@ from app.asgi.deliveries import Deliveries
 from app.asgi.idempotency import idempotency_key, idempotency_of
 from app.asgi.request_body import read_json
 from app.asgi.stream_response import StreamResponse, disconnected
-from app.auth import owner_of
 from app.schema.frames import Frame
 from app.schema.requests import GenerationRequest
 from app.service import GenerationService
@@ -78,7 +77,7 @@ class Responder:
         """
         key = idempotency_key(http)
         request = body.to_request(self._settings.limits, self._default_model)
-        owner = owner_of(http.headers)
+        owner = self._service.owner_of(http.headers)
         if key is None:
             return await self._service.start(request, owner)
         if request.on_disconnect == "cancel" and "on_disconnect" not in body.model_fields_set:
@@ -112,7 +111,7 @@ class Responder:
         `bare`: an EventSource that came back by itself, for which 204 is the only way to learn that nothing more will come.
         Raises what `GenerationService.resume` raises.
         """
-        reader = await self._service.resume(stream_id, after, owner_of(http.headers))
+        reader = await self._service.resume(stream_id, after, self._service.owner_of(http.headers))
         if bare and reader.at_end and not self._deliveries.is_awaited(f"{stream_id}:{reader.cursor}"):
             reader.close()
             return Response(status_code=_NOTHING_MORE)

@@ -1,0 +1,53 @@
+"""What somebody wants changed in a running stream, checked and made into a `Change`."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from app.errors import InvalidRequest, PromptTooLong, StreamEnded
+from app.schema.fields import MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
+from app.streams.log import Change
+from app.streams.stream import Stream
+
+
+def added_stops(stream: Stream, stops: Sequence[str]) -> Change | None:
+    """The stop strings that the stream does not have yet; None when it has all.
+
+    Raises `InvalidRequest` for strings that no request may have, and when they would be too many with those that it has.
+    """
+    if not stops or not all(0 < len(stop) <= MAX_STOP_STRING_LENGTH for stop in stops):
+        raise InvalidRequest(
+            f"stop must be strings of 1 to {MAX_STOP_STRING_LENGTH} characters, at least one.", param="stop"
+        )
+    known = {*stream.request.stop, *stream.changes.stops}
+    fresh = [stop for stop in dict.fromkeys(stops) if stop not in known]
+    if len(known) + len(fresh) > MAX_STOP_STRINGS:
+        raise InvalidRequest(
+            f"The stream may have at most {MAX_STOP_STRINGS} stop strings, and has {len(known)}.",
+            param="stop",
+        )
+    return Change(id=_new_id(), stops=fresh) if fresh else None
+
+
+def put_in(stream: Stream, token_ids: Sequence[int], max_tokens: int) -> Change:
+    """The tokens of a text that is put into the stream. Raises `InvalidRequest` for none, `PromptTooLong` for too many."""
+    if not token_ids:
+        raise InvalidRequest("text has no tokens.", param="text")
+    if len(token_ids) > max_tokens:
+        raise PromptTooLong(
+            f"text has {len(token_ids)} tokens, {len(token_ids) - max_tokens} more than the {max_tokens} that are allowed.",
+            param="text",
+        )
+    # The engine cuts off what goes beyond the end of a choice; no choice can take more than this.
+    return Change(id=_new_id(), token_ids=list(token_ids[: stream.record.sampling.max_tokens]))
+
+
+def check_running(running: bool) -> None:
+    """Raises `StreamEnded` unless `running`."""
+    if not running:
+        raise StreamEnded("The stream has ended: nothing can be changed in it.")
+
+
+def _new_id() -> str:
+    return secrets.token_hex(8)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Sequence
 
+import msgspec
+
 from app.errors import InvalidRequest, PromptTooLong, StreamEnded
 from app.schema.fields import MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
-from app.streams.log import Change
+from app.streams.log import CHANGE_ID_LENGTH, Change
 from app.streams.stream import Stream
 
 
@@ -27,7 +30,11 @@ def added_stops(stream: Stream, stops: Sequence[str]) -> Change | None:
             f"The stream may have at most {MAX_STOP_STRINGS} stop strings, and has {len(known)}.",
             param="stop",
         )
-    return Change(id=_new_id(), stops=fresh) if fresh else None
+    if not fresh:
+        return None
+    # The same strings twice are one change, also when nobody knows yet that they were added.
+    digest = hashlib.sha256(msgspec.msgpack.encode(fresh)).hexdigest()
+    return Change(id=digest[:CHANGE_ID_LENGTH], stops=fresh)
 
 
 def put_in(stream: Stream, token_ids: Sequence[int], max_tokens: int) -> Change:
@@ -40,14 +47,13 @@ def put_in(stream: Stream, token_ids: Sequence[int], max_tokens: int) -> Change:
             param="text",
         )
     # The engine cuts off what goes beyond the end of a choice; no choice can take more than this.
-    return Change(id=_new_id(), token_ids=list(token_ids[: stream.record.sampling.max_tokens]))
+    return Change(
+        id=secrets.token_hex(CHANGE_ID_LENGTH // 2),
+        token_ids=list(token_ids[: stream.record.sampling.max_tokens]),
+    )
 
 
 def check_running(running: bool) -> None:
     """Raises `StreamEnded` unless `running`."""
     if not running:
         raise StreamEnded("The stream has ended: nothing can be changed in it.")
-
-
-def _new_id() -> str:
-    return secrets.token_hex(8)

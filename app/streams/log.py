@@ -21,6 +21,8 @@ from app.schema.tokens import TokenBatch
 MAX_CHANGES = 64
 """How often one stream can be changed."""
 
+CHANGE_ID_LENGTH = 16
+
 MAX_UNLOGGED_TOKENS = 64
 """A reader may have seen this many tokens of a choice that the driver had no time to log before it died."""
 
@@ -44,7 +46,10 @@ class Idempotency(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """What somebody wants of a stream that runs: stop strings to be added, or tokens to be put in. `id` is 16 characters."""
+    """What somebody wants of a stream that runs: stop strings to be added, or tokens to be put in.
+
+    `id` is unique in the stream, `CHANGE_ID_LENGTH` characters in ASCII: one that comes twice is one change.
+    """
 
     id: str
     stops: list[str] = []

@@ -276,7 +276,7 @@ class Living:
 
 def state(stream: Stream) -> list[object]:
     return [
-        (choice.token_ids, choice.text(0, None), choice.edits, choice.finish_reason, choice.stop_reason)  # type: ignore[call-arg]
+        (choice.token_ids, choice.text(0, None), choice.edits, choice.finish_reason, choice.stop_reason)
         for choice in stream.choices
     ]
 
@@ -343,7 +343,7 @@ def test_driver_follower_and_whoever_takes_over_have_the_same_text(data: st.Data
             assert reader.ended
             for index, begin in enumerate(begins):
                 seen = [f for f in frames if isinstance(f, Delta) and f.index == index]
-                assert "".join(f.text for f in seen) == stream.choices[index].text(begin, None)  # type: ignore[arg-type]
+                assert "".join(f.text for f in seen) == stream.choices[index].text(begin, None)
         living.writing.cancel()
         await settle()
 

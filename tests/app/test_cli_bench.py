@@ -1,4 +1,4 @@
-"""The command line: what it hands on, what it writes, how it ends."""
+"""`bench` on the command line: what it hands on, what it writes, how it ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from app import cli
+from app import cli, cli_bench
 from app.bench.benchmark import Options, Say
 from app.bench.machine import this_machine
 from app.bench.results import BenchmarkResult, TargetResult, read_result
@@ -37,7 +37,7 @@ class Benchmark:
 
 def test_what_is_given_is_handed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     benchmark = Benchmark()
-    monkeypatch.setattr(cli, "run_benchmark", benchmark)
+    monkeypatch.setattr(cli_bench, "run_benchmark", benchmark)
     output = tmp_path / "found.json"
     words = "bench serve --target plain --target litserve --clients 7 --tokens 9 --rate 3 --readers-stalled 2 --repeat 3"
     found = CliRunner().invoke(cli.main, [*words.split(), "--ttft-limit-ms", "150", "--output", str(output)])
@@ -54,7 +54,7 @@ def test_what_is_given_is_handed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_defaults_and_the_status_of_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     benchmark = Benchmark(failure="no port")
-    monkeypatch.setattr(cli, "run_benchmark", benchmark)
+    monkeypatch.setattr(cli_bench, "run_benchmark", benchmark)
     monkeypatch.chdir(tmp_path)
     found = CliRunner().invoke(cli.main, ["bench", "serve"])
     assert found.exit_code == 1

@@ -10,7 +10,15 @@ from typing import Any
 import click
 
 from app.cli_display import Display
-from app.cli_server import Server, complain, exit_code, request_fields, request_options, server_options
+from app.cli_server import (
+    INTERRUPTED,
+    Server,
+    complain,
+    exit_code,
+    request_fields,
+    request_options,
+    server_options,
+)
 from app.client import Client, ClientError, Delta, RequestFields
 
 _PROMPT = "> "
@@ -27,9 +35,12 @@ def chat(system: str | None, url: str, api_key: str | None, retries: int, **opti
     with asyncio.Runner() as runner:
         conversation = Conversation(runner, client, request_fields(options), system)
         try:
-            sys.exit(conversation.hold())
+            code = conversation.hold()
+        except KeyboardInterrupt:
+            code = INTERRUPTED
         finally:
             runner.run(client.aclose())
+    sys.exit(code)
 
 
 class Conversation:

@@ -205,11 +205,11 @@ class Terminal:
 
     def expect(self, text: str) -> None:
         """Waits for `text` among what has not been expected yet."""
-        until(lambda: self._read() or text in self.seen, lambda: f"{text!r} is not in {self.seen!r}")
+        until(lambda: text in self._read(), lambda: f"{text!r} is not in {self.seen!r}")
         self.seen = self.seen.partition(text)[2]
 
     def wait(self) -> int:
-        until(lambda: self._read() or self._process.poll() is not None, lambda: self.seen)
+        until(lambda: (self._read(), self._process.poll())[1] is not None, lambda: self.seen)
         self._read()
         return self._process.returncode
 
@@ -218,12 +218,14 @@ class Terminal:
         self._process.wait()
         os.close(self._master)
 
-    def _read(self) -> None:
+    def _read(self) -> str:
+        """All that is on the screen and has not been expected yet."""
         try:
             while data := os.read(self._master, 65536):
                 self.seen += data.decode(errors="replace")
         except OSError:  # nothing there now, or nobody at the other end
-            return
+            pass
+        return self.seen
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,8 @@ class _Opening:
 class GenerationService:
     """Streams of the configured models. `ingress` names this process to the generators and to the log.
 
-    `run` keeps the service going; without it streams are neither recorded nor cancelled from elsewhere.
+    `run` keeps the service going; without it streams are neither recorded nor cancelled from elsewhere. `on_close` are called,
+    synchronously, when it closes: what holds a connection open must end it then.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class GenerationService:
         clock: Clock | None = None,
     ) -> None:
         self.settings = settings
+        self.on_close: set[Callable[[], None]] = set()
         self._models = models
         self._log = log
         self._ingress = ingress
@@ -197,6 +199,8 @@ class GenerationService:
             task.cancel()
         for stream in streams:
             stream.cut()
+        for close in tuple(self.on_close):
+            close()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     # The life of a stream.

@@ -124,8 +124,17 @@ class GenerationService:
                 self._deserted(opening.stream.result())
             raise
 
-    async def resume(self, stream_id: str, after: str | None = None, owner: str = "") -> Reader:
+    async def resume(
+        self,
+        stream_id: str,
+        after: str | None = None,
+        owner: str = "",
+        window_tokens: int | None = None,
+    ) -> Reader:
         """A reader of a stream behind the cursor `after` (None: from the start), wherever the stream was started.
+
+        With `window_tokens` it takes no more than so many tokens beyond those that are acknowledged; generation waits for it
+        only if this process drives the stream.
 
         Raises `StreamNotFound`, also for another owner's stream, `StreamExpired`, `InvalidCursor`, `TooManyReaders`,
         `LogUnavailable` and `Draining`.
@@ -134,7 +143,7 @@ class GenerationService:
         stream = await self._find(stream_id, owner)
         # The driver of a stream knows all of it. The log may lag, and a reader may know more than the log.
         lag = 0 if stream.driven or stream.ending is not None else MAX_UNLOGGED_TOKENS
-        return stream.reader(after, ahead_tokens=lag)
+        return stream.reader(after, ahead_tokens=lag, window_tokens=window_tokens)
 
     async def cancel(self, stream_id: str, owner: str = "") -> StreamStatus:
         """Cancels a stream wherever it is driven; returns when it has ended. Idempotent. Raises as `resume` does."""

@@ -106,5 +106,3 @@ class Resumed:
                 waiting_on = proceed()
             except StopIteration:
                 return
-
-

@@ -15,7 +15,9 @@ from app.dialects.native import fold
 from app.dialects.openai import ChatStreamEncoder, CompletionStreamEncoder, fold_chat, fold_completion
 from app.schema.frames import Error, Frame
 from app.schema.openai import StreamOptions
+from app.schema.server_messages import Addressed
 from app.wire.sse import NativeSseEncoder
+from app.wire.websocket import message_json
 from tests.cases.frames import CHOICES, STREAM, STREAMS
 
 FOLDER = Path(__file__).parent.parent / "golden"
@@ -47,9 +49,18 @@ def _folded(name: str, write: Callable[[Sequence[Frame]], dict[str, Any]]) -> by
     return msgspec.json.format(msgspec.json.encode(write(STREAMS[name])), indent=2) + b"\n"
 
 
+def _messages(name: str) -> bytes:
+    """The messages of a WebSocket, one a line."""
+    frames = STREAMS[name]
+    refs = ["a", *[None] * (len(frames) - 1)]
+    written = [message_json(Addressed(frame, STREAM, ref)) for frame, ref in zip(frames, refs, strict=True)]
+    return "".join(f"{message}\n" for message in written).encode()
+
+
 def golden() -> dict[str, bytes]:
     """The files by name, as the code makes them now."""
     files = {f"{name}.{kind}.sse": write(name) for name in STREAMS for kind, write in SSE.items()}
+    files |= {f"{name}.websocket.jsonl": _messages(name) for name in STREAMS}
     whole = [name for name, frames in STREAMS.items() if not isinstance(frames[-1], Error)]
     files |= {f"{name}.{kind}.json": _folded(name, write) for name in whole for kind, write in FOLDS.items()}
     return files

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class Reader:
     """One follower of a stream. `on_ready` is called, synchronously, whenever there may be something new to take.
 
-    `ended`: it has taken the terminal frame. `cut`: it gets nothing more from this process, though the stream has not ended; its
-    connection must not look as if it had, so that whoever reads resumes elsewhere.
+    `ended`: it has taken the terminal frame; `ended_apart`: by itself, after a frame with the same cursor. `cut`: it gets nothing
+    more from this process, though the stream has not ended; its connection must not look as if it had, so that whoever reads
+    resumes elsewhere.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Reader:
             )
         self.stream = stream
         self.ended = False
+        self.ended_apart = False
         self.cut = False
         self.on_ready: Callable[[], None] | None = None
         self._positions = positions
@@ -57,6 +59,8 @@ class Reader:
             frames.append(stream.start)
         for index, choice in enumerate(stream.choices):
             begin, end = self._positions[index], len(choice.token_ids)
+            if choice.silent_end and not stream.shows_tokens:
+                end -= 1  # so that no delta has the cursor of the terminal frame: see `knows_end`
             if begin >= end:
                 continue
             text = choice.text(begin, end)
@@ -64,6 +68,7 @@ class Reader:
                 frames.append(self._delta(index, begin, end, text))
         if stream.ending is not None:
             self.ended = True
+            self.ended_apart = not frames and self._positions == stream.counts
             frames.append(stream.ending)
         if stream.paused:
             stream.progressed()
@@ -76,7 +81,7 @@ class Reader:
         choices = self.stream.choices
         if len(choices) == 1:
             return len(choices[0].token_ids) - self._positions[0]
-        return sum(len(choice.token_ids) for choice in choices) - sum(self._positions)
+        return sum(len(choice.token_ids) - choice.silent_end for choice in choices) - sum(self._positions)
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
         """The frames from here to the terminal one, as they come. Closes the reader at the end, also under cancellation.
@@ -105,6 +110,15 @@ class Reader:
     def at_end(self) -> bool:
         """Whether the stream has ended and nothing but the terminal frame lies ahead, or lay ahead when it was taken."""
         return self.stream.ending is not None and self._positions == self.stream.counts
+
+    @property
+    def knows_end(self) -> bool:
+        """Whether the cursor behind the last token is that of the terminal frame and of no delta of any reader.
+
+        So it is when a choice has ended with a token that has no text: deltas leave that one out.
+        """
+        stream = self.stream
+        return not stream.shows_tokens and any(choice.silent_end for choice in stream.choices)
 
     def cut_off(self) -> None:
         """Gives this reader nothing more."""

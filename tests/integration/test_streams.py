@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
 import os
 import random
 import signal
@@ -17,6 +16,7 @@ import httpx
 from tests.integration.cluster import Cluster
 from tests.integration.conftest import SIMULATED, SINGLE, integration_config
 from tests.integration.redis_server import RedisServer
+from tests.integration.replicas import replaced, served
 from tests.integration.sse_client import Reading, follow, get, post
 
 LONG: dict[str, Any] = {"model": SIMULATED, "prompt": "Once upon a time", "max_tokens": 300, "seed": 3}
@@ -26,7 +26,6 @@ STORY: dict[str, Any] = {
     "max_tokens": 200,
     "ignore_eos": True,
 }
-RESTART_S = 90.0
 
 
 def live(server: Cluster, test: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
@@ -36,20 +35,6 @@ def live(server: Cluster, test: Callable[[httpx.AsyncClient], Awaitable[None]]) 
             await test(client)
 
     asyncio.run(main())
-
-
-def served(server: Cluster) -> dict[str, int]:
-    """How many requests each ingress process has had, as HAProxy counts them."""
-    variables = server.config["controller_options"]["runtime_env"]["env_vars"]
-    port = variables["RAY_SERVE_HAPROXY_STATS_PORT"]
-    rows = csv.DictReader(
-        httpx.get(f"http://127.0.0.1:{port}/stats;csv").text.removeprefix("# ").splitlines()
-    )
-    return {
-        f"{row['pxname']}/{row['svname']}": int(row["stot"])
-        for row in rows
-        if row["svname"] not in ("FRONTEND", "BACKEND") and int(row["stot"] or 0) > 0
-    }
 
 
 def copy(reading: Reading, tokens: int) -> Reading:
@@ -247,22 +232,6 @@ async def read_anyhow(client: httpx.AsyncClient, fields: dict[str, Any], reading
     except httpx.TransportError:
         await follow(client, reading.stream, reading)
     return reading
-
-
-async def replaced(server: Cluster, title: str, count: int, killed: int) -> None:
-    """Returns when Serve has put another process into the place of the one that was killed."""
-    give_up_s = time.monotonic() + RESTART_S
-    while len(set(server.processes(title)) - {killed}) < count or not await _healthy(server):
-        assert time.monotonic() < give_up_s, f"{title} was not replaced"
-        await asyncio.sleep(0.5)
-
-
-async def _healthy(server: Cluster) -> bool:
-    async with httpx.AsyncClient(base_url=server.base_url) as client:
-        try:
-            return all([(await client.get("/health")).status_code == 200 for _ in range(4)])
-        except httpx.TransportError:
-            return False
 
 
 def test_a_generator_that_dies_is_not_noticed_by_readers(server: Cluster) -> None:

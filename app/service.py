@@ -14,11 +14,13 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from app.auth import owner_of
+from app.admission import Quota
+from app.auth import callers
 from app.clock import SystemClock
 from app.context import check_vocabulary, fit_sampling
 from app.errors import (
@@ -34,11 +36,10 @@ from app.model import Model
 from app.ports import Clock, ModelCard
 from app.schema.requests import GenerationRequest
 from app.settings import Settings
-from app.stream_changes import added_stops, check_running, put_in
+from app.stream_changes import StreamChanger, added_stops, check_running, put_in
 from app.streams.driver import Driver
 from app.streams.log import (
     MAX_UNLOGGED_TOKENS,
-    Change,
     Excerpt,
     Idempotency,
     Order,
@@ -57,7 +58,6 @@ RETRY_S = 0.25
 WATCHED_S = 2 * FOLLOW_WAIT_S
 # How long readers wait for a log that does not answer, or that has lost its memory and is told again by the driver.
 LOG_PATIENCE_S = 10.0
-ORDER_RETRIES = 2
 # How often another process's stream is ordered to be cancelled, in case its driver changes meanwhile.
 CANCEL_AGAIN_S = 0.25
 
@@ -74,7 +74,9 @@ class _Opening:
 class GenerationService:
     """Streams of the configured models. `ingress` names this process to the generators and to the log.
 
-    `run` keeps the service going; without it streams are neither recorded nor cancelled from elsewhere.
+    `run` keeps the service going; without it streams are neither recorded nor cancelled from elsewhere. `on_close` are called,
+    synchronously, when it closes: what holds a connection open must end it then. Making it raises
+    `KeyFileError` when the file of keys that the settings name is no good.
     """
 
     def __init__(
@@ -87,10 +89,14 @@ class GenerationService:
         clock: Clock | None = None,
     ) -> None:
         self.settings = settings
+        self.on_close: set[Callable[[], None]] = set()
         self._models = models
         self._log = log
         self._ingress = ingress
         self._clock = clock or SystemClock()
+        self._callers = callers(settings.auth.keys_file, self._clock)
+        # Without keys anybody can be as many callers as they like, and all who send none look the same.
+        self._quota = Quota(settings.limits.max_streams_per_key) if settings.auth.keys_file else None
         self._driver = Driver(
             settings,
             log,
@@ -99,14 +105,23 @@ class GenerationService:
             on_taken_over=self._follow_soon,
             on_orphan=self._adopt_soon,
         )
+        self._changer = StreamChanger(log, self._driver, self._clock)
         self._followed: dict[str, Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._work: asyncio.Future[tuple[None, None]] | None = None
         self._closing = False
 
+    @property
+    def closing(self) -> bool:
+        """Whether nothing more is begun here."""
+        return self._closing
+
     def owner_of(self, headers: Mapping[str, str]) -> str:
-        """The owner of what a request with these headers makes. `headers` must find names in any case."""
-        return owner_of(headers)
+        """The owner of what a request with these headers makes. `headers` must find names in any case.
+
+        Raises `AuthenticationFailed` when keys are required and there is no valid one.
+        """
+        return self._callers.owner_of(headers)
 
     async def start(
         self, request: GenerationRequest, owner: str = "", idempotency: Idempotency | None = None
@@ -168,7 +183,7 @@ class GenerationService:
         stream = await self._running(stream_id, owner)
         change = added_stops(stream, stops)
         if change is not None:
-            await self._change(stream, change)
+            await self._changer.change(stream, change)
 
     async def steer(self, stream_id: str, text: str, owner: str = "") -> None:
         """Puts text into every choice of a running stream that goes on; generation goes on from it, wherever it is driven.
@@ -178,7 +193,7 @@ class GenerationService:
         """
         stream = await self._running(stream_id, owner)
         token_ids = await self._model(stream.request.model).tokenizer.encode_text(text)
-        await self._change(stream, put_in(stream, token_ids, self.settings.limits.max_prompt_tokens))
+        await self._changer.change(stream, put_in(stream, token_ids, self.settings.limits.max_prompt_tokens))
 
     async def status(self, stream_id: str, owner: str = "") -> StreamStatus:
         """What is known of a stream. Raises as `resume` does."""
@@ -230,6 +245,8 @@ class GenerationService:
             task.cancel()
         for stream in streams:
             stream.cut()
+        for close in tuple(self.on_close):
+            close()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     # The life of a stream.
@@ -253,7 +270,7 @@ class GenerationService:
 
         try:
             model = self._model(request.model)
-            with model.admission.permit(request.n, model.generator.capacity):
+            with self._permit(owner, model, request.n):
                 record = await self._record(request, owner, model)
                 stream = self._stream(record, model)
                 await self._driver.drive(stream, model, announce)
@@ -303,26 +320,6 @@ class GenerationService:
         stream = await self._find(stream_id, owner)
         check_running(stream.ending is None)
         return stream
-
-    async def _change(self, stream: Stream, change: Change) -> None:
-        """Has the stream changed by whoever drives it now or later. What is driven here is changed at once."""
-        order = Order("change", stream.id, change)
-        try:
-            check_running(await self._order(order))
-        except StreamNotFound:
-            # The log has lost its memory: it is told anew, with the change, unless it was another process's stream.
-            if not stream.driven:
-                raise
-        self._driver.obey(order)
-
-    async def _order(self, order: Order) -> bool:
-        """Gives an order to the log, which may be repeated while nobody knows whether it arrived."""
-        for _ in range(ORDER_RETRIES):
-            try:
-                return await self._log.order(order)
-            except LogUnavailable:
-                await self._clock.sleep(RETRY_S)
-        return await self._log.order(order)
 
     # Streams that another process drives, or did.
 
@@ -388,7 +385,7 @@ class GenerationService:
             return False
         self._followed.pop(stream.id, None)
         self._driver.own(stream, epoch, stream.counts)
-        with model.admission.permit(stream.request.n, model.generator.capacity, accepted=True):
+        with self._permit(stream.record.owner, model, stream.request.n, accepted=True):
             await self._driver.drive(stream, model)
         await self._driver.conclude(stream)
         return True
@@ -439,6 +436,13 @@ class GenerationService:
                 f"The model {name!r} does not exist. GET /v1/models lists those that do.", param="model"
             )
         return model
+
+    @contextmanager
+    def _permit(self, owner: str, model: Model, sequences: int, *, accepted: bool = False) -> Iterator[None]:
+        """A place in the owner's quota and in the model, held as long as the stream runs here."""
+        quota = self._quota.permit(owner, accepted=accepted) if self._quota else nullcontext()
+        with quota, model.admission.permit(sequences, model.generator.capacity, accepted=accepted):
+            yield
 
     async def _loaded(self, record: StreamRecord) -> Model:
         model = self._model(record.request.model)

@@ -5,7 +5,7 @@ Unknown keys are refused. Units are in the names. Every queue's bound is here.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -63,8 +63,23 @@ class ModelSettings(_Section):
         return self.max_running_sequences + self.max_waiting_sequences
 
 
+Origin = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(\*|null|[A-Za-z][A-Za-z0-9+.-]*://[^/\s]+)$", max_length=256, to_lower=True
+    ),
+]
+
+
 class IngressSettings(_Section):
+    """`allowed_origins`: web pages that may open a WebSocket besides the server's own, as `scheme://host[:port]`, or `*`.
+
+    `max_websockets` are open in one process.
+    """
+
     replicas: PositiveInt = 1
+    allowed_origins: list[Origin] = []
+    max_websockets: PositiveInt = 1024
 
 
 class StreamsSettings(_Section):
@@ -99,12 +114,25 @@ class LimitsSettings(_Section):
     max_prompt_tokens: PositiveInt = 2048
     max_output_tokens: PositiveInt = 2048
     max_streams_per_key: PositiveInt = 64
+    max_streams_per_connection: PositiveInt = 128
+    max_pending_messages: PositiveInt = 64
     reader_stall_timeout_s: Seconds = 30
     request_timeout_s: Seconds = 600
 
 
 class AuthSettings(_Section):
+    """`keys_file` lies on every machine where an ingress runs; None: no key is needed."""
+
     keys_file: str | None = None
+
+    @field_validator("keys_file")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        if path is not None and not path.startswith("/"):
+            raise ValueError(
+                "must be an absolute path: each process of the cluster has a working directory of its own"
+            )
+        return path
 
 
 class SafetySettings(_Section):
@@ -121,11 +149,15 @@ class Settings(_Section):
     auth: AuthSettings = AuthSettings()
     safety: SafetySettings = SafetySettings()
 
+    @property
+    def default_model(self) -> str | None:
+        """The model of a request that names none; None when there are several."""
+        return self.models[0].name if len(self.models) == 1 else None
+
     @model_validator(mode="after")
     def _available(self) -> "Settings":
         """A setting that promises what this version can't do is refused rather than ignored."""
         promised = {
-            "auth.keys_file": self.auth.keys_file is not None,
             "safety.patterns_file": self.safety.patterns_file is not None,
         }
         for name, wanted in promised.items():

@@ -1,4 +1,4 @@
-"""What somebody wants changed in a running stream, checked and made into a `Change`."""
+"""What somebody wants changed in a running stream: checked, made into a `Change`, and ordered of whoever drives the stream."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from app.errors import InvalidRequest, PromptTooLong, StreamEnded
+from app.errors import InvalidRequest, LogUnavailable, PromptTooLong, StreamEnded, StreamNotFound
+from app.ports import Clock
 from app.schema.fields import MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
-from app.streams.log import CHANGE_ID_LENGTH, Change
+from app.streams.driver import Driver
+from app.streams.log import CHANGE_ID_LENGTH, Change, Order, StreamLog
 from app.streams.stream import Stream
+
+ORDER_RETRIES = 2
+RETRY_S = 0.25
 
 
 def added_stops(stream: Stream, stops: Sequence[str]) -> Change | None:
@@ -57,3 +62,36 @@ def check_running(running: bool) -> None:
     """Raises `StreamEnded` unless `running`."""
     if not running:
         raise StreamEnded("The stream has ended: nothing can be changed in it.")
+
+
+class StreamChanger:
+    """Has streams changed, wherever they are driven. `driver` is the one of this process."""
+
+    def __init__(self, log: StreamLog, driver: Driver, clock: Clock) -> None:
+        self._log = log
+        self._driver = driver
+        self._clock = clock
+
+    async def change(self, stream: Stream, change: Change) -> None:
+        """Has the stream changed by whoever drives it now or later. What is driven here is changed at once.
+
+        Returns when the log has the order. Raises `StreamEnded`, `StreamNotFound`, `StreamExpired` and `InvalidRequest`;
+        after `LogUnavailable`, and when it is cancelled, the stream may be changed yet.
+        """
+        order = Order("change", stream.id, change)
+        try:
+            check_running(await self._order(order))
+        except StreamNotFound:
+            # The log has lost its memory: it is told anew, with the change, unless it was another process's stream.
+            if not stream.driven:
+                raise
+        self._driver.obey(order)
+
+    async def _order(self, order: Order) -> bool:
+        """Gives an order to the log, which may be repeated while nobody knows whether it arrived."""
+        for _ in range(ORDER_RETRIES):
+            try:
+                return await self._log.order(order)
+            except LogUnavailable:
+                await self._clock.sleep(RETRY_S)
+        return await self._log.order(order)

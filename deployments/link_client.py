@@ -106,12 +106,16 @@ class LinkClient:
         """Connects, and returns when the connection has broken. Cancelled, it lets the calls under way end."""
         async with asyncio.timeout(OPEN_TIMEOUT_S):
             connection = await connect(await self._find(replica))
+        connection.on_lost = lambda: self._forget(replica)
         self._connections[replica] = connection
         self._connected.set()
         try:
             await asyncio.shield(connection.lost)
         finally:
-            del self._connections[replica]
-            if not self._connections:
-                self._connected.clear()
+            self._forget(replica)
             connection.close()
+
+    def _forget(self, replica: str) -> None:
+        self._connections.pop(replica, None)
+        if not self._connections:
+            self._connected.clear()

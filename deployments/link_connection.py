@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from typing import cast
 
 from deployments.link import (
@@ -32,6 +33,8 @@ async def connect(address: LinkAddress) -> LinkConnection:
     _, connection = await loop.create_connection(LinkConnection, address.host, address.port)
     try:
         await connection.introduce(address.secret)
+        if connection.lost.done():
+            raise LinkBroken("the connection broke")
     except BaseException:
         connection.abort()
         raise
@@ -39,11 +42,12 @@ async def connect(address: LinkAddress) -> LinkConnection:
 
 
 class LinkConnection(asyncio.Protocol):
-    """Made by `connect`. `lost` is done when the connection is gone; all calls under way have failed by then."""
+    """Made by `connect`. `lost` is done when the connection is gone; `on_lost` is called before its calls fail."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[None] = self._loop.create_future()
+        self.on_lost: Callable[[], None] | None = None
         self.heard_s = self._loop.time()
         self._welcome: asyncio.Future[bytes] = self._loop.create_future()
         self._frames = FrameReader(MAX_FRAME_BYTES)
@@ -94,12 +98,14 @@ class LinkConnection(asyncio.Protocol):
         self._writer = FrameWriter(self._transport)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.lost.set_result(None)
+        if self.on_lost is not None:
+            self.on_lost()
         calls, self._calls = self._calls, {}
         for answer in calls.values():
             if not answer.done():
                 answer.set_exception(LinkBroken("the connection broke"))
                 answer.exception()  # nobody may wait for it any more
-        self.lost.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         self.heard_s = self._loop.time()

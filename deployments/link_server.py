@@ -108,10 +108,12 @@ class _Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Who does not take answers may not ask on."""
-        self._transport.pause_reading()
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        self._transport.resume_reading()
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def abort(self) -> None:
         self._transport.abort()

@@ -60,7 +60,7 @@ class LinkFailed(Exception):
     """The call raised something unexpected on the other side, which has logged it."""
 
 
-encode = msgspec.msgpack.Encoder().encode
+encode_address = msgspec.msgpack.Encoder().encode
 decode_address = msgspec.msgpack.Decoder(LinkAddress).decode
 
 

@@ -144,15 +144,14 @@ class _Connection(asyncio.Protocol):
         if number in self._tasks:
             raise LinkBroken(f"two calls have the number {number}")
         self._server.calls += 1
-        task = self._loop.create_task(
-            self._do(number, self._server.handler(request)), context=contextvars.Context()
-        )
+        task = self._loop.create_task(self._do(number, request), context=contextvars.Context())
         self._tasks[number] = task
         task.add_done_callback(lambda _: self._ended(number))
 
-    async def _do(self, number: int, work: Awaitable[bytes]) -> None:
+    async def _do(self, number: int, request: bytes) -> None:
+        """Does one call and answers it. What was cancelled is answered by `_ended`."""
         try:
-            answer = await work
+            answer = await self._server.handler(request)
             if len(answer) > MAX_FRAME_BYTES:
                 raise ValueError(f"an answer of {len(answer)} bytes")
         except Exception:
@@ -163,4 +162,5 @@ class _Connection(asyncio.Protocol):
 
     def _ended(self, number: int) -> None:
         self._server.calls -= 1
-        del self._tasks[number]
+        if self._tasks.pop(number).cancelled():
+            self._writer.send(FAILED, number)  # the caller may not have been the one who cancelled it

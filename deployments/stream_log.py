@@ -12,7 +12,7 @@ from app.clock import SystemClock
 from app.errors import ServiceError
 from app.settings import Settings
 from app.streams.memory_log import LogBounds, MemoryStreamLog
-from deployments.link import encode as encode_address
+from deployments.link import encode_address
 from deployments.link_server import LinkServer
 from deployments.log_calls import Done, LogCall, decode_call, encode
 from deployments.refusal import refusal

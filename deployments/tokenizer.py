@@ -20,7 +20,7 @@ from app.errors import InvalidRequest, PromptTooLong, ServiceError
 from app.ports import ModelCard
 from app.schema.requests import GenerationRequest, Message
 from app.settings import ModelSettings
-from deployments.link import encode as encode_address
+from deployments.link import encode_address
 from deployments.link_server import LinkServer
 from deployments.model_files import bare_copy, describe, load_transformers_tokenizer, model_path
 from deployments.refusal import refusal

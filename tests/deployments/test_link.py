@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from deployments.link import (
     ANSWER,
     CALL,
+    CANCEL,
+    FAILED,
     HELLO,
     MAX_FRAME_BYTES,
     MAX_HELLO_BYTES,
@@ -24,7 +26,7 @@ from deployments.link import (
     LinkBusy,
     LinkFailed,
     decode_address,
-    encode,
+    encode_address,
 )
 from deployments.link_client import LinkClient
 from deployments.link_connection import LinkConnection, connect
@@ -137,7 +139,7 @@ def test_a_frame_that_is_too_long_is_refused_by_its_header() -> None:
 
 def test_an_address_crosses_as_bytes() -> None:
     address = LinkAddress(HOST, 7, b"\x00s")
-    assert decode_address(encode(address)) == address
+    assert decode_address(encode_address(address)) == address
 
 
 # Calls.
@@ -168,6 +170,22 @@ def test_a_cancelled_call_is_cancelled_on_the_other_side() -> None:
         assert callee.server.calls == 0
 
     live(test)
+
+
+def test_a_call_may_be_cancelled_before_it_has_begun() -> None:
+    async def main() -> None:
+        callee = Callee()
+        address = await callee.server.listen(HOST)
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        words = [frame(HELLO, 0, address.secret), frame(CALL, 1, b"wait"), frame(CANCEL, 1)]
+        writer.write(b"".join([*words, frame(CANCEL, 7), frame(CALL, 2, b"ab")]))
+        replies = [frame(WELCOME, 0), frame(ANSWER, 2, b"ba"), frame(FAILED, 1)]
+        assert await reader.readexactly(len(b"".join(replies))) == b"".join(replies)
+        assert (callee.waiting, callee.cancelled) == (0, 0)
+        writer.close()
+        await callee.server.close()
+
+    asyncio.run(main())
 
 
 def test_what_a_call_raises_stays_on_the_other_side(caplog: pytest.LogCaptureFixture) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from app.streams.choice import Choice
     from app.streams.stream import Stream
 
 
@@ -69,18 +70,16 @@ class Reader:
         if not self._started:
             self._started = True
             frames.append(stream.start)
-        ends = None if self.window is None else self.window.reach(self._positions, stream.counts)
+        ends = None if self.window is None else self.window.reach(self._positions, self._all_shown())
         lonely = stream.shows_tokens or stream.paused or (ends is not None and self._fills_window(ends))
         for index, choice in enumerate(stream.choices):
-            begin, end = self._positions[index], len(choice.token_ids) if ends is None else ends[index]
-            if ends is None and choice.silent_end and not stream.shows_tokens:
-                end -= 1  # so that no delta has the cursor of the terminal frame: see `knows_end`
+            begin, end = self._positions[index], self._shown(choice) if ends is None else ends[index]
             if begin >= end:
                 continue
             text = choice.text(begin, end)
             if text or lonely:
                 frames.append(self._delta(index, begin, end, text))
-        if stream.ending is not None and (ends is None or ends == stream.counts):
+        if stream.ending is not None and (ends is None or self._shows_all(ends)):
             self.ended = True
             self.ended_apart = not frames and self._positions == stream.counts
             frames.append(stream.ending)
@@ -114,7 +113,7 @@ class Reader:
         window, stream = self.window, self.stream
         if window is None or window.room(self._positions) > 0:
             return True
-        return stream.ending is not None and self._positions == stream.counts
+        return stream.ending is not None and self._shows_all(self._positions)
 
     def behind(self) -> float:
         """Tokens of the stream that this reader has not taken; infinite when they fill its window."""
@@ -157,9 +156,9 @@ class Reader:
 
     @property
     def knows_end(self) -> bool:
-        """Whether the cursor behind the last token is that of the terminal frame and of no delta of a reader without window.
+        """Whether the cursor behind the last token is that of the terminal frame and of no delta of any reader.
 
-        So it is when a choice has ended with a token that has no text: such readers' deltas leave that one out.
+        So it is when a choice has ended with a token that has no text: deltas leave that one out.
         """
         stream = self.stream
         return not stream.shows_tokens and any(choice.silent_end for choice in stream.choices)
@@ -182,6 +181,17 @@ class Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _shown(self, choice: Choice) -> int:
+        """How far deltas go. A token without text that ended the choice is left to the terminal frame: see `knows_end`."""
+        return len(choice.token_ids) - (choice.silent_end and not self.stream.shows_tokens)
+
+    def _all_shown(self) -> list[int]:
+        return [self._shown(choice) for choice in self.stream.choices]
+
+    def _shows_all(self, positions: list[int]) -> bool:
+        """Whether no delta lies behind `positions`."""
+        return all(position >= shown for position, shown in zip(positions, self._all_shown(), strict=True))
 
     def _fills_window(self, ends: list[int]) -> bool:
         """Whether nothing more may come before an acknowledgement."""

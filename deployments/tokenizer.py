@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 import msgspec
+import ray
 
 from app.errors import InvalidRequest, PromptTooLong, ServiceError
 from app.ports import ModelCard
 from app.schema.requests import GenerationRequest, Message
 from app.settings import ModelSettings
+from deployments.link import encode_address
+from deployments.link_server import LinkServer
 from deployments.model_files import bare_copy, describe, load_transformers_tokenizer, model_path
 from deployments.refusal import refusal
 from deployments.tokenizer_client import Encoded
@@ -29,9 +31,10 @@ if TYPE_CHECKING:
 
 MAX_CHARACTERS_PER_TOKEN = 16
 MAX_THREADS = 4
+MAX_CALLS = 256
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_request = msgspec.msgpack.Decoder(GenerationRequest).decode
+_decode_request = msgspec.msgpack.Decoder(GenerationRequest | str).decode
 
 
 class PromptEncoder:
@@ -110,21 +113,21 @@ class Tokenizer:
         self._encoder = PromptEncoder(settings)
         threads = max(1, min(MAX_THREADS, os.cpu_count() or 1))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encode")
+        self._link = LinkServer(self.encode, max_calls=MAX_CALLS)
 
     async def describe(self) -> bytes:
         return _encode(self._encoder.card)
 
+    async def link_address(self) -> bytes:
+        """The encoded `LinkAddress` on which `encode` can be reached."""
+        return encode_address(await self._link.listen(ray.util.get_node_ip_address()))
+
     async def encode(self, request: bytes) -> bytes:
+        """The `Encoding` of an encoded `GenerationRequest`, or of a piece of text as it stands."""
         decoded = _decode_request(request)
-        return await self._encoded(lambda: self._encoder.encode(decoded))
-
-    async def encode_text(self, text: bytes) -> bytes:
-        """The `Encoding` of a piece of text in UTF-8, as it stands."""
-        return await self._encoded(lambda: self._encoder.encode_text(text.decode()))
-
-    async def _encoded(self, work: Callable[[], list[int]]) -> bytes:
+        encode = self._encoder.encode_text if isinstance(decoded, str) else self._encoder.encode
         try:
-            ids = await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            ids = await asyncio.get_running_loop().run_in_executor(self._pool, encode, decoded)
         except ServiceError as error:
             return _encode(refusal(error))
         return _encode(Encoded(ids))

@@ -18,10 +18,10 @@ from app.schema.fields import MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
 from app.schema.frames import Delta, End, Frame
 from app.streams.log import MAX_UNLOGGED_TOKENS, Order, Refusal
 from app.streams.memory_log import LogBounds, MemoryStreamLog
-from tests.app.test_service import Ingress, World, live, rest, text
 from tests.fakes.clock import settle
 from tests.fakes.generator import encode
 from tests.fakes.requests import request
+from tests.fakes.services import Ingress, World, live, rest, text
 
 
 def steered(frames: list[Frame]) -> list[str]:

@@ -140,6 +140,8 @@ def test_deployment_answers_with_data(monkeypatch: pytest.MonkeyPatch) -> None:
         assert card.name == "m"
         ids = decode_encoding(await deployment.encode(msgspec.msgpack.encode(request("Once"))))
         assert ids == Encoded(bare().encode("Once").ids)
+        text = decode_encoding(await deployment.encode(msgspec.msgpack.encode(" there was")))
+        assert text == Encoded(bare().encode(" there was", add_special_tokens=False).ids)
         refused = decode_encoding(await deployment.encode(msgspec.msgpack.encode(request("x" * 1_000_000))))
         assert isinstance(refused, Refused) and refused.code == "context_length_exceeded"
 

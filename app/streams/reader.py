@@ -68,7 +68,9 @@ class Reader:
         if self.ended or self.cut:
             return []
         if self._started and self._plain and stream.ending is None and not stream.paused:
-            return self._take_text()
+            choice = stream.choices[0]
+            if choice.finish_reason is None and not choice.edits:
+                return self._take_text(choice)
         frames: list[Frame] = []
         if not self._started:
             self._started = True
@@ -94,9 +96,8 @@ class Reader:
             stream.progressed()
         return frames
 
-    def _take_text(self) -> list[Frame]:
-        """`take` as it is for nearly every token: one choice, nothing but its text, no ending."""
-        choice = self.stream.choices[0]
+    def _take_text(self, choice: Choice) -> list[Frame]:
+        """`take` as it is for nearly every token: one choice, nothing but its text, no ending and no change."""
         begin, end = self._positions[0], len(choice.token_ids)
         text = choice.text(begin, end) if begin < end else ""
         if not text:

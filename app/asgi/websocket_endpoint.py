@@ -187,13 +187,20 @@ class Connection:
             said = decode_json(raw)
             self._conversation.accept(parse_message(said))
         except InvalidRequest as error:
-            self._conversation.refuse(error, ref=_name(said, "ref"), stream=_name(said, "stream"))
+            ref, stream = _names(said)
+            self._conversation.refuse(error, ref=ref, stream=stream)
 
 
-def _name(said: object, field: str) -> str | None:
-    """What a message that is not valid calls itself, if that is a name at all."""
-    name = said.get(field) if isinstance(said, dict) else None
-    return name if isinstance(name, str) and 0 < len(name) <= MAX_NAME_LENGTH else None
+def _names(said: object) -> tuple[str | None, str | None]:
+    """What a message that is not valid calls itself and its stream, where these are names at all."""
+    if not isinstance(said, dict):
+        return None, None
+    # In `generate`, as in the body of a POST, `stream` is no name.
+    given = said.get("ref"), None if said.get("type") == "generate" else said.get("stream")
+    ref, stream = (
+        name if isinstance(name, str) and 0 < len(name) <= MAX_NAME_LENGTH else None for name in given
+    )
+    return ref, stream
 
 
 def _nothing() -> None:

@@ -5,19 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from app.dialects.native import fold
-from app.dialects.openai import ChatStreamEncoder, CompletionStreamEncoder, fold_chat, fold_completion
-from app.schema.frames import Error, Frame
+from app.asgi.responder import Fold
+from app.dialects import native
+from app.dialects.openai import ChatFold, ChatStreamEncoder, CompletionFold, CompletionStreamEncoder
+from app.schema.frames import Error
 from app.schema.openai import StreamOptions
 from app.schema.server_messages import Addressed
 from app.wire.sse import NativeSseEncoder
 from app.wire.websocket import message_json
+from tests.cases.folds import folded
 from tests.cases.frames import CHOICES, STREAM, STREAMS
 
 FOLDER = Path(__file__).parent.parent / "golden"
@@ -38,15 +39,15 @@ SSE: dict[str, Callable[[str], bytes]] = {
     ),
 }
 
-FOLDS: dict[str, Callable[[Sequence[Frame]], dict[str, Any]]] = {
-    "native": fold,
-    "chat": fold_chat,
-    "completion": fold_completion,
+FOLDS: dict[str, Callable[[], Fold]] = {
+    "native": native.Fold,
+    "chat": ChatFold,
+    "completion": CompletionFold,
 }
 
 
-def _folded(name: str, write: Callable[[Sequence[Frame]], dict[str, Any]]) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(write(STREAMS[name])), indent=2) + b"\n"
+def _folded(name: str, make: Callable[[], Fold]) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(folded(make(), STREAMS[name])), indent=2) + b"\n"
 
 
 def _messages(name: str) -> bytes:
@@ -62,7 +63,7 @@ def golden() -> dict[str, bytes]:
     files = {f"{name}.{kind}.sse": write(name) for name in STREAMS for kind, write in SSE.items()}
     files |= {f"{name}.websocket.jsonl": _messages(name) for name in STREAMS}
     whole = [name for name, frames in STREAMS.items() if not isinstance(frames[-1], Error)]
-    files |= {f"{name}.{kind}.json": _folded(name, write) for name in whole for kind, write in FOLDS.items()}
+    files |= {f"{name}.{kind}.json": _folded(name, make) for name in whole for kind, make in FOLDS.items()}
     return files
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.integration.cluster import Cluster
+from tests.integration.cluster import ROOT, Cluster
 from tests.integration.conftest import SIMULATED, SINGLE, integration_config
 from tests.integration.sse_client import Reading, follow
 
@@ -36,9 +37,9 @@ class Socket:
     async def say(self, kind: str, **fields: Any) -> None:
         await self.connection.send(json.dumps({"type": kind, **fields}))
 
-    async def hear(self) -> Frame:
+    async def hear(self, patience_s: float = PATIENCE_S) -> Frame:
         """The next message."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             text = await self.connection.recv()
         assert isinstance(text, str)
         message: Frame = json.loads(text)
@@ -93,11 +94,11 @@ def live(server: Cluster, test: Callable[[httpx.AsyncClient], Awaitable[None]]) 
     asyncio.run(main())
 
 
-async def closed(socket: Socket) -> int | None:
+async def closed(socket: Socket, patience_s: float = PATIENCE_S) -> int | None:
     """The code that the server closes with, when it does."""
     with pytest.raises(ConnectionClosed) as ending:
         while True:
-            await socket.hear()
+            await socket.hear(patience_s)
     return None if ending.value.rcvd is None else ending.value.rcvd.code
 
 
@@ -264,6 +265,44 @@ def test_a_socket_that_goes_away_frees_its_place(server: Cluster) -> None:
                 await place_is_free(server)
 
     live(server, test)
+
+
+def test_a_process_that_drains_says_so_and_its_streams_are_read_on_elsewhere() -> None:
+    config = integration_config(embedded_too=False)
+    cluster = Cluster(config)
+    try:
+        cluster.start()
+        live(cluster, lambda client: through_a_redeployment(cluster, client))
+    finally:
+        cluster.stop()
+
+
+async def through_a_redeployment(cluster: Cluster, client: httpx.AsyncClient) -> None:
+    """All ingress processes are replaced, one by one, while sockets are open: with streams, and idle ones."""
+    fields = {**LONG, "max_tokens": 1500}
+    async with AsyncExitStack() as stack:
+        sockets = [await stack.enter_async_context(socket_to(cluster)) for _ in range(6)]
+        streams = [
+            await socket.start(**{**fields, "seed": 1 + at % 2}) for at, socket in enumerate(sockets[:4])
+        ]
+        deploying = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.integration.redeploy"),
+            cwd=ROOT,
+            env={**cluster.environment, "RAY_ADDRESS": cluster.ray_address},
+            stdin=asyncio.subprocess.PIPE,
+        )
+        args = {**cluster.config["applications"][0]["args"], "limits": {"max_prompt_tokens": 1000}}
+        changed = {**cluster.config, "applications": [{**cluster.config["applications"][0], "args": args}]}
+        await deploying.communicate(json.dumps(changed).encode())
+        assert deploying.returncode == 0
+        codes = await asyncio.gather(*(closed(socket, 120) for socket in sockets))
+    assert codes == [1012] * len(sockets)
+    readings = [
+        await follow(client, stream, socket.reading(stream))
+        for socket, stream in zip(sockets, streams, strict=False)
+    ]
+    hashes = [reading.hashes for reading in readings]
+    assert hashes[0] == hashes[2] != hashes[1] == hashes[3]
 
 
 @pytest.fixture(scope="module")

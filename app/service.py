@@ -14,11 +14,13 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from app.auth import owner_of
+from app.admission import Quota
+from app.auth import callers
 from app.clock import SystemClock
 from app.context import check_vocabulary, fit_sampling
 from app.errors import (
@@ -34,8 +36,16 @@ from app.model import Model
 from app.ports import Clock, ModelCard
 from app.schema.requests import GenerationRequest
 from app.settings import Settings
+from app.stream_changes import StreamChanger, added_stops, check_running, put_in
 from app.streams.driver import Driver
-from app.streams.log import Excerpt, Idempotency, StreamLog, StreamRecord
+from app.streams.log import (
+    MAX_UNLOGGED_TOKENS,
+    Excerpt,
+    Idempotency,
+    Order,
+    StreamLog,
+    StreamRecord,
+)
 from app.streams.reader import Reader
 from app.streams.status import StreamStatus, status_of
 from app.streams.stream import Stream
@@ -46,8 +56,6 @@ FOLLOW_WAIT_S = 1.0
 RETRY_S = 0.25
 # Whoever reads a stream from another process asks the log for it at least this often, twice over for a slow answer.
 WATCHED_S = 2 * FOLLOW_WAIT_S
-# A reader may have seen this many tokens of a choice that the driver had no time to log before it died.
-MAX_UNLOGGED_TOKENS = 64
 # How long readers wait for a log that does not answer, or that has lost its memory and is told again by the driver.
 LOG_PATIENCE_S = 10.0
 # How often another process's stream is ordered to be cancelled, in case its driver changes meanwhile.
@@ -67,7 +75,8 @@ class GenerationService:
     """Streams of the configured models. `ingress` names this process to the generators and to the log.
 
     `run` keeps the service going; without it streams are neither recorded nor cancelled from elsewhere. `on_close` are called,
-    synchronously, when it closes: what holds a connection open must end it then.
+    synchronously, when it closes: what holds a connection open must end it then. Making it raises
+    `KeyFileError` when the file of keys that the settings name is no good.
     """
 
     def __init__(
@@ -85,6 +94,9 @@ class GenerationService:
         self._log = log
         self._ingress = ingress
         self._clock = clock or SystemClock()
+        self._callers = callers(settings.auth.keys_file, self._clock)
+        # Without keys anybody can be as many callers as they like, and all who send none look the same.
+        self._quota = Quota(settings.limits.max_streams_per_key) if settings.auth.keys_file else None
         self._driver = Driver(
             settings,
             log,
@@ -93,6 +105,7 @@ class GenerationService:
             on_taken_over=self._follow_soon,
             on_orphan=self._adopt_soon,
         )
+        self._changer = StreamChanger(log, self._driver, self._clock)
         self._followed: dict[str, Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._work: asyncio.Future[tuple[None, None]] | None = None
@@ -104,8 +117,11 @@ class GenerationService:
         return self._closing
 
     def owner_of(self, headers: Mapping[str, str]) -> str:
-        """The owner of what a request with these headers makes. `headers` must find names in any case."""
-        return owner_of(headers)
+        """The owner of what a request with these headers makes. `headers` must find names in any case.
+
+        Raises `AuthenticationFailed` when keys are required and there is no valid one.
+        """
+        return self._callers.owner_of(headers)
 
     async def start(
         self, request: GenerationRequest, owner: str = "", idempotency: Idempotency | None = None
@@ -152,16 +168,32 @@ class GenerationService:
 
     async def cancel(self, stream_id: str, owner: str = "") -> StreamStatus:
         """Cancels a stream wherever it is driven; returns when it has ended. Idempotent. Raises as `resume` does."""
-        self._check_open()
-        while (stream := await self._find(stream_id, owner)).ending is None:
-            if stream.driven:
-                stream.cancel()
-            else:
-                # Its driver may be gone: then it is driven by whoever takes it over, which may be this process.
-                await self._log.order_cancel(stream_id)
-                await self._ended_within(stream, CANCEL_AGAIN_S)
-                self._check_open()
-        return await self.status(stream_id, owner)
+        return await self._end(Order("cancel", stream_id), owner)
+
+    async def stop(self, stream_id: str, owner: str = "") -> StreamStatus:
+        """As `cancel`, but the choices that still run end with "stop". Text that is held back is not released either."""
+        return await self._end(Order("stop", stream_id), owner)
+
+    async def add_stops(self, stream_id: str, stops: Sequence[str], owner: str = "") -> None:
+        """Adds stop strings to a running stream, which take effect from the next text on, wherever it is driven.
+
+        Returns when the log has the order: it survives this process and the driver. Strings that the stream has are no change.
+        Raises `InvalidRequest`, `StreamEnded`, and as `resume` does; after `LogUnavailable` it may happen yet.
+        """
+        stream = await self._running(stream_id, owner)
+        change = added_stops(stream, stops)
+        if change is not None:
+            await self._changer.change(stream, change)
+
+    async def steer(self, stream_id: str, text: str, owner: str = "") -> None:
+        """Puts text into every choice of a running stream that goes on; generation goes on from it, wherever it is driven.
+
+        Returns when the log has the order, as `add_stops` does; the text comes when the generator has put it in, once. Raises
+        `InvalidRequest`, `PromptTooLong`, `StreamEnded`, `Overloaded`, `GeneratorUnavailable`, and as `resume` does.
+        """
+        stream = await self._running(stream_id, owner)
+        token_ids = await self._model(stream.request.model).tokenizer.encode_text(text)
+        await self._changer.change(stream, put_in(stream, token_ids, self.settings.limits.max_prompt_tokens))
 
     async def status(self, stream_id: str, owner: str = "") -> StreamStatus:
         """What is known of a stream. Raises as `resume` does."""
@@ -238,7 +270,7 @@ class GenerationService:
 
         try:
             model = self._model(request.model)
-            with model.admission.permit(request.n, model.generator.capacity):
+            with self._permit(owner, model, request.n):
                 record = await self._record(request, owner, model)
                 stream = self._stream(record, model)
                 await self._driver.drive(stream, model, announce)
@@ -268,6 +300,26 @@ class GenerationService:
             sampling=fit_sampling(request, prompt, seed, card, self.settings.limits),
             created_s=created_s,
         )
+
+    # Streams that are ended or changed from outside.
+
+    async def _end(self, order: Order, owner: str) -> StreamStatus:
+        self._check_open()
+        while (stream := await self._find(order.stream, owner)).ending is None:
+            if stream.driven:
+                self._driver.obey(order)
+            else:
+                # Its driver may be gone: then it is driven by whoever takes it over, which may be this process.
+                await self._log.order(order)
+                await self._ended_within(stream, CANCEL_AGAIN_S)
+                self._check_open()
+        return await self.status(order.stream, owner)
+
+    async def _running(self, stream_id: str, owner: str) -> Stream:
+        self._check_open()
+        stream = await self._find(stream_id, owner)
+        check_running(stream.ending is None)
+        return stream
 
     # Streams that another process drives, or did.
 
@@ -310,11 +362,11 @@ class GenerationService:
 
     async def _follow_log(self, stream: Stream) -> None:
         deserted_s = failing_s = 0.0
-        while stream.ending is None and deserted_s < WATCHED_S:
+        while stream.ending is None and deserted_s < WATCHED_S and not stream.was_cut:
             try:
                 excerpt = await self._log.read(stream.id, stream.counts, FOLLOW_WAIT_S)
                 stream.absorb(excerpt)
-                if excerpt.orphaned and await self._take(stream):
+                if excerpt.orphaned and not stream.was_cut and await self._take(stream):
                     return
             except (LogUnavailable, StreamNotFound, StreamExpired):
                 if stream.driven or failing_s >= LOG_PATIENCE_S:
@@ -333,7 +385,7 @@ class GenerationService:
             return False
         self._followed.pop(stream.id, None)
         self._driver.own(stream, epoch, stream.counts)
-        with model.admission.permit(stream.request.n, model.generator.capacity, accepted=True):
+        with self._permit(stream.record.owner, model, stream.request.n, accepted=True):
             await self._driver.drive(stream, model)
         await self._driver.conclude(stream)
         return True
@@ -384,6 +436,13 @@ class GenerationService:
                 f"The model {name!r} does not exist. GET /v1/models lists those that do.", param="model"
             )
         return model
+
+    @contextmanager
+    def _permit(self, owner: str, model: Model, sequences: int, *, accepted: bool = False) -> Iterator[None]:
+        """A place in the owner's quota and in the model, held as long as the stream runs here."""
+        quota = self._quota.permit(owner, accepted=accepted) if self._quota else nullcontext()
+        with quota, model.admission.permit(sequences, model.generator.capacity, accepted=accepted):
+            yield
 
     async def _loaded(self, record: StreamRecord) -> Model:
         model = self._model(record.request.model)

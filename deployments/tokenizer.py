@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -56,10 +57,19 @@ class PromptEncoder:
         self._check_length(len(text), "prompt")
         return self._ids(text, add_special_tokens=True)
 
+    def encode_text(self, text: str) -> list[int]:
+        """The ids of a piece of text in which nothing is special. Raises `PromptTooLong` as `encode` does."""
+        self._check_length(len(text), "text")
+        self._bare.encode_special_tokens = True
+        try:
+            return self._ids(text, add_special_tokens=False)
+        finally:
+            self._bare.encode_special_tokens = False
+
     def _check_length(self, characters: int, field: str) -> None:
         if characters > self._max_characters:
             raise PromptTooLong(
-                f"The prompt has {characters} characters, far more than the model's {self.card.max_model_len_tokens} tokens "
+                f"The text has {characters} characters, far more than the model's {self.card.max_model_len_tokens} tokens "
                 "can hold.",
                 param=field,
             )
@@ -106,8 +116,15 @@ class Tokenizer:
 
     async def encode(self, request: bytes) -> bytes:
         decoded = _decode_request(request)
+        return await self._encoded(lambda: self._encoder.encode(decoded))
+
+    async def encode_text(self, text: bytes) -> bytes:
+        """The `Encoding` of a piece of text in UTF-8, as it stands."""
+        return await self._encoded(lambda: self._encoder.encode_text(text.decode()))
+
+    async def _encoded(self, work: Callable[[], list[int]]) -> bytes:
         try:
-            ids = await asyncio.get_running_loop().run_in_executor(self._pool, self._encoder.encode, decoded)
+            ids = await asyncio.get_running_loop().run_in_executor(self._pool, work)
         except ServiceError as error:
             return _encode(refusal(error))
         return _encode(Encoded(ids))

@@ -40,6 +40,7 @@ class TokenizerClient:
         options = serve_options()
         self._describe = handle.options(method_name="describe", **options)
         self._encode = handle.options(method_name="encode", **options)
+        self._encode_text = handle.options(method_name="encode_text", **options)
 
     async def describe(self) -> ModelCard:
         """See `app.ports.Tokenizer.describe`."""
@@ -48,12 +49,19 @@ class TokenizerClient:
     async def encode(self, request: GenerationRequest) -> list[int]:
         """See `app.ports.Tokenizer.encode`."""
         payload = msgspec.msgpack.encode(request)
-        encoding: Encoding = decode_encoding(
-            await _call(lambda: self._encode.remote(payload), ENCODE_TIMEOUT_S)
-        )
-        if isinstance(encoding, Refused):
-            raise from_refusal(encoding)
-        return encoding.token_ids
+        return _token_ids(await _call(lambda: self._encode.remote(payload), ENCODE_TIMEOUT_S))
+
+    async def encode_text(self, text: str) -> list[int]:
+        """See `app.ports.Tokenizer.encode_text`."""
+        payload = text.encode()
+        return _token_ids(await _call(lambda: self._encode_text.remote(payload), ENCODE_TIMEOUT_S))
+
+
+def _token_ids(answer: bytes) -> list[int]:
+    encoding: Encoding = decode_encoding(answer)
+    if isinstance(encoding, Refused):
+        raise from_refusal(encoding)
+    return encoding.token_ids
 
 
 async def _call(start: Callable[[], Any], timeout_s: float) -> bytes:

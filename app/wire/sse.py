@@ -63,7 +63,12 @@ class NativeSseEncoder:
         parts = []
         for frame in frames:
             # Nearly every frame is a plain delta: written from a template, only its text needs encoding.
-            if type(frame) is Delta and frame.token_ids is None and frame.logprobs is None:
+            if (
+                type(frame) is Delta
+                and frame.token_ids is None
+                and frame.logprobs is None
+                and not frame.steered
+            ):
                 cursor = frame.cursor
                 parts.append(
                     f'{prefix}{cursor}\ndata: {{"type":"delta","cursor":"{cursor}","index":{frame.index},'

@@ -15,7 +15,7 @@ import pytest
 
 from app.errors import GeneratorUnavailable, InvalidRequest, Overloaded
 from app.schema.sampling import SamplingParams
-from app.schema.tokens import Job, TokenBatch
+from app.schema.tokens import Job, Steering, TokenBatch
 from deployments.engine.config import EngineConfig
 from deployments.engine.loop import MAX_BROKEN_STEPS, SWITCH_INTERVAL_S, EngineLoop
 from deployments.engine.protocol import EngineStatistics, Outputs
@@ -65,6 +65,9 @@ class CommandedEngine:
     def resume(self, ingress: str, key: int) -> None:
         self.note("resume", ingress, key)
         self.paused.discard((ingress, key))
+
+    def steer(self, ingress: str, key: int, steering: Steering) -> None:
+        self.note(f"steer {steering.id}", ingress, key)
 
     def next_step_s(self) -> float | None:
         return 0.0 if self.has_work else None

@@ -8,6 +8,7 @@ Endings, whichever comes first:
 
     the client went away                the handler is cancelled, or reads the disconnect, depending on Serve's mode
     the socket stayed full for too long the connection is cut
+    the key was taken back              1008, at the next message
     a message was too big               1009
     the conversation must end           the close code of its error: 1012 draining, 1013 too many messages
     anything unforeseen                 1011
@@ -20,6 +21,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 import msgspec
 from starlette.datastructures import Headers
@@ -67,31 +70,42 @@ class WebSocketEndpoint:
         self.connections += 1
         conversation = Conversation(self._service, owner)
         try:
-            await self._connection(conversation, send).run(receive)
+            await self._connection(conversation, headers, send).run(receive)
         except Exception:
             logger.exception("a WebSocket broke")
         finally:
             self.connections -= 1
             await conversation.close()
 
-    def _connection(self, conversation: Conversation, send: Send) -> Connection:
+    def _connection(self, conversation: Conversation, headers: Headers, send: Send) -> Connection:
         limits = self._settings.limits
         return Connection(
             conversation,
             innermost_send(send),
+            authorize=partial(self._service.owner_of, headers),
             max_message_bytes=limits.max_body_bytes,
             stall_timeout_s=limits.reader_stall_timeout_s,
         )
 
 
 class Connection:
-    """Carries a conversation over an accepted WebSocket. Used once, on the loop that feeds the streams."""
+    """Carries a conversation over an accepted WebSocket. Used once, on the loop that feeds the streams.
+
+    `authorize` is called for each message, as keys may be taken back; it raises the `ServiceError` that ends the connection.
+    """
 
     def __init__(
-        self, conversation: Conversation, send: Send, *, max_message_bytes: int, stall_timeout_s: float
+        self,
+        conversation: Conversation,
+        send: Send,
+        *,
+        authorize: Callable[[], object],
+        max_message_bytes: int,
+        stall_timeout_s: float,
     ) -> None:
         self._conversation = conversation
         self._send = send
+        self._authorize = authorize
         self._max_message_bytes = max_message_bytes
         self._outlet = Outlet(
             stall_timeout_s=stall_timeout_s, on_free=self._on_ready, on_stalled=self._note_stalled
@@ -182,6 +196,7 @@ class Connection:
             return
         said: object = None
         try:
+            self._authorize()
             if text is None:
                 raise InvalidRequest("Send messages as text.")
             said = decode_json(raw)
@@ -189,6 +204,8 @@ class Connection:
         except InvalidRequest as error:
             ref, stream = _names(said)
             self._conversation.refuse(error, ref=ref, stream=stream)
+        except ServiceError as error:
+            self._fail(error)
 
 
 def _names(said: object) -> tuple[str | None, str | None]:

@@ -6,14 +6,18 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.asgi.application import build_app
+from app.auth import CHECK_S
+from app.key_file import digest_of
 from app.model import Model
 from app.service import GenerationService
-from app.settings import Settings
+from app.settings import AuthSettings, Settings
 from tests.cases import validation as cases
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.exchange import Exchange
@@ -36,11 +40,12 @@ SETTINGS = Settings.model_validate(
 class World:
     """The application over a fake generator, and its sockets."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
+        self.clock = FakeClock()
         self.generator = FakeGenerator(capacity=100)
-        model = Model(SETTINGS.models[0], FakeTokenizer("storyteller", 2000), self.generator)
+        model = Model(settings.models[0], FakeTokenizer("storyteller", 2000), self.generator)
         self.service = GenerationService(
-            SETTINGS, {"storyteller": model}, memory_log(), ingress="i1", clock=FakeClock()
+            settings, {"storyteller": model}, memory_log(), ingress="i1", clock=self.clock
         )
         self.app = build_app(self.service)
         self.sockets: list[FakeWebSocket] = []
@@ -64,9 +69,9 @@ class World:
         assert not self.generator.running and not self.service.on_close
 
 
-def live(test: Callable[[World], Awaitable[None]]) -> None:
+def live(test: Callable[[World], Awaitable[None]], settings: Settings = SETTINGS) -> None:
     async def main() -> None:
-        world = World()
+        world = World(settings)
         await test(world)
         await world.close()
         await settle()
@@ -143,6 +148,26 @@ def test_streams_belong_to_the_key_of_the_handshake() -> None:
         assert answer.status == 200 and kinds(answer.frames) == ["start", "delta", "end"]
 
     live(test)
+
+
+def test_a_key_is_needed_to_come_in_and_to_stay(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_bytes(msgspec.json.encode({"keys": [{"name": "one", "sha256": digest_of("sk-one")}]}))
+
+    async def test(world: World) -> None:
+        refused = await world.connect()
+        await refused.done()
+        assert (refused.accepted, refused.status) == (False, 401)
+        assert json.loads(refused.body)["error"]["code"] == "invalid_api_key"
+        socket = await world.connect(headers={"Authorization": "Bearer sk-one"})
+        stream = await socket.start()
+        keys.write_text('{"keys": []}')
+        await world.clock.advance(2 * CHECK_S)
+        world.generation.say("a")
+        await socket.say({"type": "ping"})
+        assert socket.close_code == 1008 and kinds(socket.of(stream)) == ["start", "delta"]
+
+    live(test, SETTINGS.model_copy(update={"auth": AuthSettings(keys_file=str(keys))}))
 
 
 # Frames.

@@ -23,6 +23,7 @@ DELTAS = st.builds(
     text=st.text(),
     tokens=st.integers(1, 1000),
     token_ids=st.none() | st.lists(st.integers(0, 2**31 - 1), max_size=3),
+    steered=st.booleans(),
 )
 REFUSED = refusal(InvalidRequest('n must be "at least" 1.', param="n"))
 BUSY = refusal(Overloaded("Later."))

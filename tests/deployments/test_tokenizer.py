@@ -80,6 +80,20 @@ def test_messages_go_through_the_template(encoder: PromptEncoder) -> None:
     )
 
 
+def test_a_piece_of_text_has_nothing_special(encoder: PromptEncoder) -> None:
+    special = next(text for text, added in encoder._tokenizer.get_added_vocab().items())
+    text = f" and then {special} 狐狸"
+    ids = encoder.encode_text(text)
+    named = encoder._tokenizer.convert_tokens_to_ids(special)
+    assert named not in ids
+    assert bare().decode(ids, skip_special_tokens=False) == text
+    assert named in encoder.encode(request(text)), "prompts may name special tokens, also after that"
+    assert encoder.encode_text("") == []
+    with pytest.raises(PromptTooLong) as caught:
+        encoder.encode_text("x" * (MAX_CHARACTERS_PER_TOKEN * encoder.card.max_model_len_tokens + 1))
+    assert caught.value.param == "text"
+
+
 @pytest.mark.parametrize("field", ["prompt", "messages"])
 def test_text_that_cannot_fit_is_refused_before_it_is_encoded(encoder: PromptEncoder, field: str) -> None:
     text = "x" * (MAX_CHARACTERS_PER_TOKEN * encoder.card.max_model_len_tokens + 1)

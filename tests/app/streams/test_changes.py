@@ -104,7 +104,7 @@ def test_what_is_put_in_neither_ends_a_choice_nor_is_part_of_an_end() -> None:
         recorded(stream)
         frames = stream.reader().take()
         # Text that was held back leaves with what comes next: it can't be part of a stop string any more.
-        assert pieces(frames) == [("3", "a", False), ("10", "END END E", True), ("16", "NDb", False)]
+        assert pieces(frames) == [("3", "a", False), ("10", "END END E", True), ("15", "NDb", False)]
         assert isinstance(frames[-1], End) and frames[-1].choices[0].stop_reason == "END"
 
     live(test)

@@ -194,10 +194,11 @@ def test_commands_are_obeyed_in_order_and_before_the_next_step() -> None:
         desk.engine.stepping.wait(10)
         desk.loop.pause("a", 1)
         desk.loop.resume("a", 1)
+        desk.loop.steer("a", 1, Steering("s", [7]))
         desk.loop.abort("a", 1)
         await desk.next()
-        await until(lambda: len(desk.engine.calls) == 4)
-        assert [call[0] for call in desk.engine.calls] == ["add", "pause", "resume", "abort"]
+        await until(lambda: len(desk.engine.calls) == 5)
+        assert [call[0] for call in desk.engine.calls] == ["add", "pause", "resume", "steer s", "abort"]
         await until(lambda: desk.loop.statistics().running == 0)
         assert desk.delivered.empty()
 

@@ -242,6 +242,34 @@ def test_cancel_ends_a_stream_now_on_any_socket(server: Cluster) -> None:
     live(server, test)
 
 
+def test_streams_are_stopped_updated_and_steered_while_they_run(server: Cluster) -> None:
+    async def test(client: httpx.AsyncClient) -> None:
+        async with socket_to(server) as socket, socket_to(server) as other:
+            stopped, updated, steered = [await socket.start(**{**LONG, "max_tokens": 1000}) for _ in range(3)]
+            await socket.until_tokens(steered, 10)
+            await other.say("stop", stream=stopped)
+            await other.say("update", stream=updated, stop=["e", " "])
+            await other.say("steer", stream=steered, text=" And then")
+            while not any(frame.get("steered") for frame in socket.frames[steered]):
+                await socket.hear()
+            await socket.until_ended(stopped, updated)
+            tokens = socket.tokens(steered)
+            await socket.until_tokens(steered, tokens + 20)
+            await socket.say("stop", stream=steered)
+            await socket.until_ended(steered)
+            assert other.replies == [] and socket.replies == []
+        for stream in (stopped, updated, steered):
+            assert socket.frames[stream][-1]["choices"][0]["finish_reason"] == "stop"
+            assert socket.reading(stream).hashes
+        assert socket.frames[updated][-1]["choices"][0]["stop_reason"] in ("e", " ")
+        put_in = [frame["text"] for frame in socket.frames[steered] if frame.get("steered")]
+        assert "".join(put_in).endswith(" And then")
+        again = await follow(client, steered, Reading())
+        assert again.hashes == socket.reading(steered).hashes
+
+    live(server, test)
+
+
 def test_a_detached_stream_is_named_and_left_alone(server: Cluster) -> None:
     async def test(client: httpx.AsyncClient) -> None:
         async with socket_to(server) as socket:

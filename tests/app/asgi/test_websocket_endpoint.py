@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -78,6 +79,10 @@ def live(test: Callable[[World], Awaitable[None]], settings: Settings = SETTINGS
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run(main())
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def kinds(messages: list[dict[str, Any]]) -> list[str]:
@@ -280,6 +285,42 @@ def test_a_window_is_opened_by_acks() -> None:
         assert socket.messages[-1]["text"] == "d"
         await socket.say({"type": "ack", "stream": stream, "cursor": "4"})
         assert world.generation.calls == ["pause", "resume"]
+
+    live(test)
+
+
+def test_a_running_stream_is_stopped_updated_and_steered() -> None:
+    async def test(world: World) -> None:
+        running = asyncio.ensure_future(world.service.run())
+        socket = await world.connect()
+        stopped, updated, steered = [await socket.start() for _ in range(3)]
+        first, second, third = world.generator.generations
+        first.say("ab")
+        await socket.say({"type": "stop", "stream": stopped})
+        assert socket.of(stopped)[-1]["choices"][0]["finish_reason"] == "stop"
+        second.say("ab")
+        await socket.say({"type": "update", "stream": updated, "stop": "d"})
+        second.say("cdef")
+        end = socket.of(updated)[-1]
+        assert (end["choices"][0]["stop_reason"], end["text_sha256"]) == ("d", [sha256("abc")])
+        await socket.say({"type": "steer", "stream": steered, "text": "XY"})
+        third.put_in(third.steerings[0])
+        third.say("c", finish="length")
+        await world.clock.advance(1)
+        deltas = [message for message in socket.of(steered) if message["type"] == "delta"]
+        assert [(delta["text"], delta.get("steered", False)) for delta in deltas] == [
+            ("XY", True),
+            ("c", False),
+        ]
+        await socket.say(
+            {"type": "steer", "stream": steered, "text": "Z", "ref": "late"},
+            {"type": "update", "stream": stopped, "stop": "Z"},
+            {"type": "stop", "stream": stopped},
+        )
+        codes = [message["error"]["code"] for message in socket.messages if message["type"] == "error"]
+        assert codes == ["stream_ended"] * 2
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
     live(test)
 

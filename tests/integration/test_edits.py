@@ -1,4 +1,4 @@
-"""Streams that are stopped and changed while they run, through other processes than the one that drives them, while processes die."""
+"""Streams that are stopped and changed while they run, through any process, while processes die."""
 
 from __future__ import annotations
 
@@ -115,8 +115,9 @@ def steered(frames: list[Frame]) -> list[Frame]:
 def put_in(untouched: list[int], frame: Frame) -> list[int]:
     """What a stream says into which the frame's tokens were put: the simulated model's tokens depend on their place alone."""
     end = int(frame["cursor"])
-    begin = end - frame["tokens"]
-    return untouched[:begin] + frame["token_ids"] + untouched[end:]
+    begin = end - int(frame["tokens"])
+    put: list[int] = frame["token_ids"]
+    return untouched[:begin] + put + untouched[end:]
 
 
 async def undisturbed(client: httpx.AsyncClient, seeds: range) -> list[list[int]]:

@@ -76,6 +76,32 @@ def test_another_process_goes_on_with_the_streams_of_an_ingress_that_dies(server
     live(server, test)
 
 
+def test_a_log_and_tokenizers_that_die_are_found_again(server: Cluster) -> None:
+    """Running streams notice nothing. New ones wait for what is missing or are told to come back, and start as before."""
+
+    async def test(client: httpx.AsyncClient) -> None:
+        [expected] = await alone(client, [LONG])
+        readings = [Reading() for _ in range(4)]
+        running = [asyncio.ensure_future(post(client, LONG, reading)) for reading in readings]
+        await reached(readings, 20)
+        titles = ["ServeReplica:streaming:StreamLog", f"ServeReplica:streaming:Tokenizer:{SIMULATED}"]
+        killed = {title: server.processes(title)[0] for title in titles}
+        for pid in killed.values():
+            os.kill(pid, signal.SIGKILL)
+        answer = await client.post("/v1/streams", json={**LONG, "max_tokens": 3, "stream": False})
+        assert answer.status_code in (200, 503), answer.text
+        await asyncio.gather(*running)
+        assert [reading.hashes for reading in readings] == [expected] * len(readings)
+        for title, pid in killed.items():
+            await replaced(server, title, 1, pid)
+        again = Reading()
+        await post(client, LONG, again)
+        assert again.hashes == expected
+        assert await _state(client, again.stream) == "ended"
+
+    live(server, test)
+
+
 async def _state(client: httpx.AsyncClient, stream: str) -> str:
     try:
         answer = await client.get(f"/v1/streams/{stream}")

@@ -34,10 +34,6 @@ class Outbox:
     def attached(self) -> bool:
         return self._reader is not None
 
-    @property
-    def waiting_batches(self) -> int:
-        return len(self._waiting)
-
     def put(self, batches: list[TokenBatch]) -> None:
         """Adds the batches of a step. Keeps the list if there is nothing else waiting."""
         if self._waiting:

@@ -88,8 +88,3 @@ def write_result(result: BenchmarkResult, path: Path) -> None:
     """Writes `result` as indented JSON; makes the directory."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(result, order="sorted"), indent=2) + b"\n")
-
-
-def read_result(path: Path) -> BenchmarkResult:
-    """Reads what `write_result` wrote. Raises `msgspec.ValidationError`."""
-    return msgspec.json.decode(path.read_bytes(), type=BenchmarkResult)

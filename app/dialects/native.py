@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -79,14 +79,6 @@ class Fold(FrameFold):
             "text_sha256": end.text_sha256,
             "cursor": end.cursor,
         }
-
-
-def fold(frames: Iterable[Frame]) -> dict[str, Any]:
-    """The one JSON of a finished stream. Raises what `Fold.add` and `Fold.result` raise."""
-    folded = Fold()
-    for frame in frames:
-        folded.add(frame)
-    return folded.result()
 
 
 def service_error(detail: ErrorDetail) -> ServiceError:

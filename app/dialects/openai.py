@@ -255,22 +255,6 @@ class CompletionFold(FrameFold):
         return _answer(completion_id(start.stream), "text_completion", start, end, choices)
 
 
-def fold_chat(frames: Iterable[Frame]) -> dict[str, Any]:
-    """A finished stream as one chat completion. Raises what `ChatFold.add` and `ChatFold.result` raise."""
-    folded = ChatFold()
-    for frame in frames:
-        folded.add(frame)
-    return folded.result()
-
-
-def fold_completion(frames: Iterable[Frame]) -> dict[str, Any]:
-    """A finished stream as one completion. Raises what `CompletionFold.add` and `CompletionFold.result` raise."""
-    folded = CompletionFold()
-    for frame in frames:
-        folded.add(frame)
-    return folded.result()
-
-
 def chat_logprobs(logprobs: Sequence[Logprob]) -> dict[str, Any]:
     """Log probabilities in the shape of chat completions."""
     return {"content": msgspec.to_builtins(logprobs), "refusal": None}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from app import cli
 from app.bench.benchmark import Options, Say
 from app.bench.machine import this_machine
-from app.bench.results import BenchmarkResult, TargetResult, read_result
+from app.bench.results import BenchmarkResult, TargetResult
 from app.bench.targets import DEFAULT_TARGETS, Plan
 
 
@@ -46,7 +47,7 @@ def test_what_is_given_is_handed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert (plan.workload.clients, plan.workload.requests, plan.workload.tokens) == (7, 14, 9)
     assert (plan.workload.rate_per_s, plan.workload.readers_stalled) == (3.0, 2)
     assert (list(options.targets), options.repeat, options.limits.ttft_s) == (["plain", "litserve"], 3, 0.15)
-    assert read_result(output).workload == plan.workload
+    assert msgspec.json.decode(output.read_bytes(), type=BenchmarkResult).workload == plan.workload
     assert output.with_suffix(".svg").read_text().startswith("<svg")
     assert "7 clients" not in found.stdout and "3 requests/s, open loop" in found.stdout
     assert "working" in found.stderr and "working" not in found.stdout

@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from app.dialects.native import fold
-from app.dialects.openai import ChatStreamEncoder, CompletionStreamEncoder, fold_chat, fold_completion
-from app.schema.frames import Error, Frame
+from app.asgi.responder import Fold
+from app.dialects import native
+from app.dialects.openai import ChatFold, ChatStreamEncoder, CompletionFold, CompletionStreamEncoder
+from app.schema.frames import Error
 from app.schema.openai import StreamOptions
 from app.wire.sse import NativeSseEncoder
+from tests.cases.folds import folded
 from tests.cases.frames import CHOICES, STREAM, STREAMS
 
 FOLDER = Path(__file__).parent.parent / "golden"
@@ -36,22 +37,22 @@ SSE: dict[str, Callable[[str], bytes]] = {
     ),
 }
 
-FOLDS: dict[str, Callable[[Sequence[Frame]], dict[str, Any]]] = {
-    "native": fold,
-    "chat": fold_chat,
-    "completion": fold_completion,
+FOLDS: dict[str, Callable[[], Fold]] = {
+    "native": native.Fold,
+    "chat": ChatFold,
+    "completion": CompletionFold,
 }
 
 
-def _folded(name: str, write: Callable[[Sequence[Frame]], dict[str, Any]]) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(write(STREAMS[name])), indent=2) + b"\n"
+def _folded(name: str, make: Callable[[], Fold]) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(folded(make(), STREAMS[name])), indent=2) + b"\n"
 
 
 def golden() -> dict[str, bytes]:
     """The files by name, as the code makes them now."""
     files = {f"{name}.{kind}.sse": write(name) for name in STREAMS for kind, write in SSE.items()}
     whole = [name for name, frames in STREAMS.items() if not isinstance(frames[-1], Error)]
-    files |= {f"{name}.{kind}.json": _folded(name, write) for name in whole for kind, write in FOLDS.items()}
+    files |= {f"{name}.{kind}.json": _folded(name, make) for name in whole for kind, make in FOLDS.items()}
     return files
 
 

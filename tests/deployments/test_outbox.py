@@ -112,10 +112,11 @@ def test_what_waits_is_merged_when_it_is_much() -> None:
     outbox = Outbox()
     for position in range(3 * MERGE_FROM_BATCHES):
         outbox.put([TokenBatch(1, 0, position, [position]), TokenBatch(1, 1, position, [position])])
-    assert outbox.waiting_batches < MERGE_FROM_BATCHES
     message = outbox.take()
     assert message is not None
-    batches = merge(decode_message(message).batches)
+    waited = decode_message(message).batches
+    assert len(waited) < MERGE_FROM_BATCHES
+    batches = merge(waited)
     assert batches == [TokenBatch(1, choice, 0, list(range(3 * MERGE_FROM_BATCHES))) for choice in range(2)]
 
 

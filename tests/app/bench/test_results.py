@@ -11,7 +11,7 @@ import pytest
 from app.bench.accounting import RoleUsage, Usage
 from app.bench.machine import Machine, this_machine
 from app.bench.plot import render_svg
-from app.bench.results import BenchmarkResult, RunResult, TargetResult, read_result, run_result, write_result
+from app.bench.results import BenchmarkResult, RunResult, TargetResult, run_result, write_result
 from app.bench.samples import Limits, Observation, StreamSample, observe
 from app.bench.table import render, table
 from app.bench.workload import Endpoint, Workload
@@ -100,7 +100,7 @@ def test_json(tmp_path: Path) -> None:
     path = tmp_path / "deeper" / "result.json"
     write_result(example(), path)
     assert path.read_bytes() == (FOLDER / "result.json").read_bytes()
-    assert read_result(path) == example()
+    assert msgspec.json.decode(path.read_bytes(), type=BenchmarkResult) == example()
 
 
 def test_tables() -> None:

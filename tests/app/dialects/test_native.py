@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from app import errors
-from app.dialects.native import RETRY_AFTER_S, Fold, fold, service_error
+from app.dialects.native import RETRY_AFTER_S, Fold, service_error
 from app.schema.frames import ErrorDetail
+from tests.cases.folds import folded
 from tests.cases.frames import STREAMS
 
 
@@ -18,7 +19,7 @@ CLASSES = _classes(errors.ServiceError)[1:]
 
 
 def test_a_fold_is_the_text_of_all_deltas() -> None:
-    choice = fold(STREAMS["plain"])["choices"][0]
+    choice = folded(Fold(), STREAMS["plain"])["choices"][0]
     assert choice == {
         "index": 0,
         "text": 'Once the "re"\nnaïve ☃\u2028🦊\\',
@@ -28,7 +29,7 @@ def test_a_fold_is_the_text_of_all_deltas() -> None:
 
 
 def test_choices_are_told_apart() -> None:
-    assert [choice["text"] for choice in fold(STREAMS["two_choices"])["choices"]] == ["A a", "B B"]
+    assert [choice["text"] for choice in folded(Fold(), STREAMS["two_choices"])["choices"]] == ["A a", "B B"]
 
 
 def test_a_fold_needs_both_ends() -> None:
@@ -43,7 +44,7 @@ def test_a_fold_needs_both_ends() -> None:
 
 def test_an_error_frame_is_raised_as_what_it_was() -> None:
     with pytest.raises(errors.GeneratorUnavailable) as failure:
-        fold(STREAMS["broken"])
+        folded(Fold(), STREAMS["broken"])
     assert failure.value.message == 'It is\n"gone".'
     assert failure.value.retry_after_s == RETRY_AFTER_S
 

@@ -16,11 +16,11 @@ from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from app.dialects.openai import (
+    ChatFold,
     ChatStreamEncoder,
+    CompletionFold,
     CompletionStreamEncoder,
     completion_logprobs,
-    fold_chat,
-    fold_completion,
     model_list,
     model_object,
 )
@@ -29,6 +29,7 @@ from app.ports import ModelCard
 from app.schema.frames import ChoiceEnd, Delta, End, Frame, Logprob, TopLogprob
 from app.schema.openai import StreamOptions
 from app.wire.encoder import Encoder
+from tests.cases.folds import folded
 from tests.cases.frames import CHOICES, STREAMS, TIMINGS, start, usage
 
 WHOLE = [name for name in STREAMS if name != "broken"]
@@ -116,8 +117,8 @@ def test_the_sdk_types_take_every_completion_chunk(name: str, options: StreamOpt
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_the_sdk_types_take_the_folds(name: str) -> None:
-    chat = ChatCompletion.model_validate(fold_chat(STREAMS[name]), strict=True)
-    completion = Completion.model_validate(fold_completion(STREAMS[name]), strict=True)
+    chat = ChatCompletion.model_validate(folded(ChatFold(), STREAMS[name]), strict=True)
+    completion = Completion.model_validate(folded(CompletionFold(), STREAMS[name]), strict=True)
     assert [choice.message.content for choice in chat.choices] == [
         choice.text for choice in completion.choices
     ]
@@ -138,7 +139,9 @@ def test_each_choice_finishes_once_and_its_text_is_that_of_the_fold(
             texts[index] += text
         finished += [choice["index"] for choice in chunk["choices"] if choice["finish_reason"]]
     assert sorted(finished) == list(texts)
-    assert list(texts.values()) == [choice["text"] for choice in fold_completion(STREAMS[name])["choices"]]
+    assert list(texts.values()) == [
+        choice["text"] for choice in folded(CompletionFold(), STREAMS[name])["choices"]
+    ]
 
 
 def test_roles_go_out_with_the_start() -> None:
@@ -210,10 +213,10 @@ def test_alternatives_that_look_the_same_keep_the_likeliest() -> None:
     assert shaped["token_logprobs"] == [-3.0]
 
 
-@pytest.mark.parametrize("write", [fold_chat, fold_completion])
-def test_a_fold_raises_what_an_error_frame_says(write: Any) -> None:
+@pytest.mark.parametrize("make", [ChatFold, CompletionFold])
+def test_a_fold_raises_what_an_error_frame_says(make: Any) -> None:
     with pytest.raises(GeneratorUnavailable):
-        write(STREAMS["broken"])
+        folded(make(), STREAMS["broken"])
 
 
 @pytest.mark.parametrize("pieces", [1, 7, 10_000])

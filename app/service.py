@@ -14,7 +14,7 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,8 @@ class _Opening:
 class GenerationService:
     """Streams of the configured models. `ingress` names this process to the generators and to the log.
 
-    `run` keeps the service going; without it streams are neither recorded nor cancelled from elsewhere.
+    `run` keeps the service going; without it streams are neither recorded nor cancelled from elsewhere. `on_close` are called,
+    synchronously, when it closes: what holds a connection open must end it then.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class GenerationService:
         clock: Clock | None = None,
     ) -> None:
         self.settings = settings
+        self.on_close: set[Callable[[], None]] = set()
         self._models = models
         self._log = log
         self._ingress = ingress
@@ -122,8 +124,17 @@ class GenerationService:
                 self._deserted(opening.stream.result())
             raise
 
-    async def resume(self, stream_id: str, after: str | None = None, owner: str = "") -> Reader:
+    async def resume(
+        self,
+        stream_id: str,
+        after: str | None = None,
+        owner: str = "",
+        window_tokens: int | None = None,
+    ) -> Reader:
         """A reader of a stream behind the cursor `after` (None: from the start), wherever the stream was started.
+
+        With `window_tokens` it takes no more than so many tokens beyond those that are acknowledged; generation waits for it
+        only if this process drives the stream.
 
         Raises `StreamNotFound`, also for another owner's stream, `StreamExpired`, `InvalidCursor`, `TooManyReaders`,
         `LogUnavailable` and `Draining`.
@@ -132,7 +143,7 @@ class GenerationService:
         stream = await self._find(stream_id, owner)
         # The driver of a stream knows all of it. The log may lag, and a reader may know more than the log.
         lag = 0 if stream.driven or stream.ending is not None else MAX_UNLOGGED_TOKENS
-        return stream.reader(after, ahead_tokens=lag)
+        return stream.reader(after, ahead_tokens=lag, window_tokens=window_tokens)
 
     async def cancel(self, stream_id: str, owner: str = "") -> StreamStatus:
         """Cancels a stream wherever it is driven; returns when it has ended. Idempotent. Raises as `resume` does."""
@@ -197,6 +208,8 @@ class GenerationService:
             task.cancel()
         for stream in streams:
             stream.cut()
+        for close in tuple(self.on_close):
+            close()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     # The life of a stream.

@@ -99,6 +99,8 @@ class LimitsSettings(_Section):
     max_prompt_tokens: PositiveInt = 2048
     max_output_tokens: PositiveInt = 2048
     max_streams_per_key: PositiveInt = 64
+    max_streams_per_connection: PositiveInt = 128
+    max_pending_messages: PositiveInt = 64
     reader_stall_timeout_s: Seconds = 30
     request_timeout_s: Seconds = 600
 
@@ -120,6 +122,11 @@ class Settings(_Section):
     limits: LimitsSettings = LimitsSettings()
     auth: AuthSettings = AuthSettings()
     safety: SafetySettings = SafetySettings()
+
+    @property
+    def default_model(self) -> str | None:
+        """The model of a request that names none; None when there are several."""
+        return self.models[0].name if len(self.models) == 1 else None
 
     @model_validator(mode="after")
     def _available(self) -> "Settings":

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from app.errors import InvalidRequest
+from app.schema.client_messages import MESSAGE_TYPES, ClientMessage
 from app.schema.fields import REFUSAL
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -23,12 +24,29 @@ MAX_FIELD_LENGTH = 128
 
 def parse_body(body_type: type[Body], raw: bytes) -> Body:
     """The body of an HTTP request. Raises `InvalidRequest` for broken JSON and for what does not fit `body_type`."""
+    return parse_object(body_type, decode_json(raw))
+
+
+def decode_json(raw: bytes) -> object:
+    """What the JSON says. Raises `InvalidRequest`."""
     try:
-        value = from_json(raw, allow_inf_nan=False)
+        return from_json(raw, allow_inf_nan=False)
     except ValueError as error:
         place = re.search(r"at line \d+ column \d+$", str(error))
         raise InvalidRequest(f"The body is not valid JSON{f' ({place[0]})' if place else ''}.") from None
-    return parse_object(body_type, value)
+
+
+def parse_message(value: object) -> ClientMessage:
+    """A client's message on a connection of many streams, by its `type`. Raises `InvalidRequest`."""
+    if not isinstance(value, Mapping):
+        raise InvalidRequest("The body must be a JSON object.")
+    kind = value.get("type")
+    if kind is None:
+        raise InvalidRequest("type is required.", param="type")
+    message_type = MESSAGE_TYPES.get(kind) if isinstance(kind, str) else None
+    if message_type is None:
+        raise InvalidRequest(f"type must be one of {', '.join(MESSAGE_TYPES)}.", param="type")
+    return parse_object(message_type, value)
 
 
 def parse_object(body_type: type[Body], value: object) -> Body:

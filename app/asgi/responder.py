@@ -61,8 +61,6 @@ class Responder:
         self._service = service
         self._settings = service.settings
         self._deliveries = Deliveries()
-        models = service.settings.models
-        self._default_model = models[0].name if len(models) == 1 else None
 
     async def read(self, http: Request, body_type: type[BodyModel]) -> BodyModel:
         """The validated body. Raises the `ServiceError` that says what is wrong with it."""
@@ -76,7 +74,7 @@ class Responder:
         Raises the `ServiceError` that prevents it.
         """
         key = idempotency_key(http)
-        request = body.to_request(self._settings.limits, self._default_model)
+        request = body.to_request(self._settings.limits, self._settings.default_model)
         owner = self._service.owner_of(http.headers)
         if key is None:
             return await self._service.start(request, owner)

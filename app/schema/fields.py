@@ -126,10 +126,23 @@ ResponseFormat = Annotated[
 ]
 
 
-class GenerationFields(BaseModel):
-    """What every dialect can say about one generation."""
+class Fields(BaseModel):
+    """What every body and message has in common: `null` means the same as leaving the field out."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        if cls.model_config.get("extra") == "forbid":
+            refuse_unknown(cls, value)
+        return {key: item for key, item in value.items() if item is not None or key not in cls.model_fields}
+
+
+class GenerationFields(Fields):
+    """What every dialect can say about one generation."""
 
     model: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
         default=None, description="A name that GET /v1/models lists. May be left out when there is one model."
@@ -178,15 +191,6 @@ class GenerationFields(BaseModel):
     timeout_s: float | None = Field(
         default=None, gt=0, description="The stream ends with an error after so many seconds."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, value: object) -> object:
-        if not isinstance(value, dict):
-            return value
-        if cls.model_config.get("extra") == "forbid":
-            refuse_unknown(cls, value)
-        return {key: item for key, item in value.items() if item is not None or key not in cls.model_fields}
 
     def _request(
         self,

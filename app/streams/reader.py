@@ -6,12 +6,14 @@ What a reader has not taken stays in the stream as tokens, so a reader that is s
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
 from app.errors import InvalidCursor, draining
 from app.schema.frames import Delta, Frame
-from app.streams.cursor import format_cursor
+from app.streams.cursor import format_cursor, parse_cursor
+from app.streams.window import Window
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,12 +25,20 @@ if TYPE_CHECKING:
 class Reader:
     """One follower of a stream. `on_ready` is called, synchronously, whenever there may be something new to take.
 
+    With a `window` it takes no more tokens than that allows beyond those that were acknowledged, and hears of no others.
+
     `ended`: it has taken the terminal frame. `cut`: it gets nothing more from this process, though the stream has not ended; its
     connection must not look as if it had, so that whoever reads resumes elsewhere.
     """
 
     def __init__(
-        self, stream: Stream, positions: list[int], *, resumed: bool = False, ahead_tokens: int = 0
+        self,
+        stream: Stream,
+        positions: list[int],
+        *,
+        resumed: bool = False,
+        ahead_tokens: int = 0,
+        window_tokens: int | None = None,
     ) -> None:
         lengths = stream.counts
         if any(position > length + ahead_tokens for position, length in zip(positions, lengths, strict=True)):
@@ -40,13 +50,15 @@ class Reader:
         self.ended = False
         self.cut = False
         self.on_ready: Callable[[], None] | None = None
+        self.window = None if window_tokens is None else Window(positions, window_tokens)
         self._positions = positions
         self._started = resumed
 
     def take(self) -> list[Frame]:
         """The frames that became ready since the last call, each choice's tokens in one delta; the terminal frame once.
 
-        Tokens that released no text wait for company, unless the request asks to see tokens.
+        Tokens that released no text wait for company, unless the request asks to see tokens or generation waits for this
+        reader.
         """
         stream = self.stream
         frames: list[Frame] = []
@@ -55,25 +67,57 @@ class Reader:
         if not self._started:
             self._started = True
             frames.append(stream.start)
+        ends = None if self.window is None else self.window.reach(self._positions, stream.counts)
+        lonely = stream.shows_tokens or stream.paused or (ends is not None and self._fills_window(ends))
         for index, choice in enumerate(stream.choices):
-            begin, end = self._positions[index], len(choice.token_ids)
+            begin, end = self._positions[index], len(choice.token_ids) if ends is None else ends[index]
             if begin >= end:
                 continue
             text = choice.text(begin, end)
-            if text or stream.shows_tokens:
+            if text or lonely:
                 frames.append(self._delta(index, begin, end, text))
-        if stream.ending is not None:
+        if stream.ending is not None and (ends is None or ends == stream.counts):
             self.ended = True
             frames.append(stream.ending)
         if stream.paused:
             stream.progressed()
         return frames
 
-    def behind(self) -> int:
-        """Tokens of the stream that this reader has not taken."""
+    def acknowledge(self, cursor: str) -> None:
+        """Moves the window on behind `cursor`; one from before the last acknowledged changes nothing.
+
+        Raises `InvalidCursor` when it is no cursor of the stream or beyond what was taken. `on_ready` may be called.
+        """
+        counts = parse_cursor(cursor, len(self._positions))
+        taken = self.stream.counts if self.ended else self._positions
+        if any(count > most for count, most in zip(counts, taken, strict=True)):
+            raise InvalidCursor(
+                f"The cursor {cursor} is beyond what was sent, which is {format_cursor(taken)}.",
+                param="cursor",
+            )
+        if self.window is None:
+            return
+        self.window.acknowledge(counts)
+        if self.on_ready is not None and self.may_take:
+            self.on_ready()
+        if self.stream.paused:
+            self.stream.progressed()
+
+    @property
+    def may_take(self) -> bool:
+        """Whether the window lets this reader take what comes next."""
+        window, stream = self.window, self.stream
+        if window is None or window.room(self._positions) > 0:
+            return True
+        return stream.ending is not None and self._positions == stream.counts
+
+    def behind(self) -> float:
+        """Tokens of the stream that this reader has not taken; infinite when they fill its window."""
         if self.ended:
             return 0
         choices = self.stream.choices
+        if self.window is not None and self.window.room(self.stream.counts) <= 0:
+            return math.inf
         if len(choices) == 1:
             return len(choices[0].token_ids) - self._positions[0]
         return sum(len(choice.token_ids) for choice in choices) - sum(self._positions)
@@ -124,6 +168,10 @@ class Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _fills_window(self, ends: list[int]) -> bool:
+        """Whether nothing more may come before an acknowledgement."""
+        return self.window is not None and self.window.room(ends) <= 0
 
     def _delta(self, index: int, begin: int, end: int, text: str) -> Delta:
         self._positions[index] = end

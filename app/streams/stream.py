@@ -188,9 +188,12 @@ class Stream:
     def has_readers(self) -> bool:
         return bool(self._readers)
 
-    def reader(self, after: str | None = None, *, ahead_tokens: int = 0) -> Reader:
+    def reader(
+        self, after: str | None = None, *, ahead_tokens: int = 0, window_tokens: int | None = None
+    ) -> Reader:
         """A reader from the start, or from behind the cursor `after`, which may be up to `ahead_tokens` beyond the stream.
 
+        With `window_tokens` (at least 1) it takes so many tokens beyond those that it was told are acknowledged, no more.
         Raises `InvalidCursor`, `TooManyReaders` when the stream has as many as are allowed, and `Draining` after `cut`.
         """
         if self._cut and self.ending is None:
@@ -198,7 +201,13 @@ class Stream:
         if len(self._readers) >= self._max_readers:
             raise TooManyReaders(f"The stream has {self._max_readers} readers already.", retry_after_s=1)
         positions = [0] * len(self.choices) if after is None else parse_cursor(after, len(self.choices))
-        reader = Reader(self, positions, resumed=after is not None, ahead_tokens=ahead_tokens)
+        reader = Reader(
+            self,
+            positions,
+            resumed=after is not None,
+            ahead_tokens=ahead_tokens,
+            window_tokens=window_tokens,
+        )
         self._readers.append(reader)
         return reader
 
@@ -210,7 +219,7 @@ class Stream:
                 reader.cut_off()
 
     def progressed(self) -> None:
-        """A reader has taken frames: generation goes on if it had paused for it."""
+        """A reader has taken or acknowledged frames: generation goes on if it had paused for it."""
         if self.paused and self._backlog() <= self._window_tokens // 2:
             self.paused = False
             if self._generation is not None:
@@ -239,15 +248,20 @@ class Stream:
 
     def _tell_readers(self) -> None:
         self._notifying = False
-        for reader in tuple(self._readers):
-            if reader.on_ready is not None:
-                reader.on_ready()
+        self._call_readers()
         if not self.paused and self.ending is None and self._backlog() > self._window_tokens:
             self.paused = True
             if self._generation is not None:
                 self._generation.pause()
+            # Perhaps they only lack text: now that generation waits for them, they take the tokens without.
+            self._call_readers()
 
-    def _backlog(self) -> int:
+    def _call_readers(self) -> None:
+        for reader in tuple(self._readers):
+            if reader.on_ready is not None and (reader.window is None or reader.may_take):
+                reader.on_ready()
+
+    def _backlog(self) -> float:
         """Tokens that even the foremost reader has not taken; 0 without readers, who may come back to a finished text."""
         readers = self._readers
         if len(readers) == 1:  # nearly always, and asked for every token

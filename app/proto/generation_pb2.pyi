@@ -170,6 +170,64 @@ class CancelRequest(_message.Message):
     stream: str
     def __init__(self, stream: _Optional[str] = ...) -> None: ...
 
+class ClientMessage(_message.Message):
+    __slots__ = ("ref", "generate", "resume", "cancel", "stop", "update", "steer", "ack", "ping", "window")
+    REF_FIELD_NUMBER: _ClassVar[int]
+    GENERATE_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    STEER_FIELD_NUMBER: _ClassVar[int]
+    ACK_FIELD_NUMBER: _ClassVar[int]
+    PING_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    ref: str
+    generate: GenerateRequest
+    resume: ResumeRequest
+    cancel: CancelRequest
+    stop: StopRequest
+    update: UpdateRequest
+    steer: SteerRequest
+    ack: AckRequest
+    ping: PingRequest
+    window: int
+    def __init__(self, ref: _Optional[str] = ..., generate: _Optional[_Union[GenerateRequest, _Mapping]] = ..., resume: _Optional[_Union[ResumeRequest, _Mapping]] = ..., cancel: _Optional[_Union[CancelRequest, _Mapping]] = ..., stop: _Optional[_Union[StopRequest, _Mapping]] = ..., update: _Optional[_Union[UpdateRequest, _Mapping]] = ..., steer: _Optional[_Union[SteerRequest, _Mapping]] = ..., ack: _Optional[_Union[AckRequest, _Mapping]] = ..., ping: _Optional[_Union[PingRequest, _Mapping]] = ..., window: _Optional[int] = ...) -> None: ...
+
+class StopRequest(_message.Message):
+    __slots__ = ("stream",)
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    def __init__(self, stream: _Optional[str] = ...) -> None: ...
+
+class UpdateRequest(_message.Message):
+    __slots__ = ("stream", "stop")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    stop: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, stream: _Optional[str] = ..., stop: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SteerRequest(_message.Message):
+    __slots__ = ("stream", "text")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    text: str
+    def __init__(self, stream: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
+class AckRequest(_message.Message):
+    __slots__ = ("stream", "cursor")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    cursor: str
+    def __init__(self, stream: _Optional[str] = ..., cursor: _Optional[str] = ...) -> None: ...
+
+class PingRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class CancelReply(_message.Message):
     __slots__ = ("stream", "model", "created", "state", "cursor", "usage", "expires_at", "choices", "error")
     STREAM_FIELD_NUMBER: _ClassVar[int]
@@ -193,18 +251,26 @@ class CancelReply(_message.Message):
     def __init__(self, stream: _Optional[str] = ..., model: _Optional[str] = ..., created: _Optional[int] = ..., state: _Optional[str] = ..., cursor: _Optional[str] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., expires_at: _Optional[int] = ..., choices: _Optional[_Iterable[_Union[ChoiceEnd, _Mapping]]] = ..., error: _Optional[_Union[ErrorDetail, _Mapping]] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("cursor", "start", "delta", "end", "error")
+    __slots__ = ("cursor", "start", "delta", "end", "error", "refusal", "pong", "stream", "ref")
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     DELTA_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    PONG_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    REF_FIELD_NUMBER: _ClassVar[int]
     cursor: str
     start: Start
     delta: Delta
     end: End
     error: Error
-    def __init__(self, cursor: _Optional[str] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., delta: _Optional[_Union[Delta, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+    refusal: Refusal
+    pong: Pong
+    stream: str
+    ref: str
+    def __init__(self, cursor: _Optional[str] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., delta: _Optional[_Union[Delta, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., stream: _Optional[str] = ..., ref: _Optional[str] = ...) -> None: ...
 
 class Start(_message.Message):
     __slots__ = ("stream", "model", "created", "seed", "prompt_tokens")
@@ -221,18 +287,20 @@ class Start(_message.Message):
     def __init__(self, stream: _Optional[str] = ..., model: _Optional[str] = ..., created: _Optional[int] = ..., seed: _Optional[int] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class Delta(_message.Message):
-    __slots__ = ("index", "text", "tokens", "token_ids", "logprobs")
+    __slots__ = ("index", "text", "tokens", "token_ids", "logprobs", "steered")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    STEERED_FIELD_NUMBER: _ClassVar[int]
     index: int
     text: str
     tokens: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     logprobs: _containers.RepeatedCompositeFieldContainer[Logprob]
-    def __init__(self, index: _Optional[int] = ..., text: _Optional[str] = ..., tokens: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[Logprob, _Mapping]]] = ...) -> None: ...
+    steered: bool
+    def __init__(self, index: _Optional[int] = ..., text: _Optional[str] = ..., tokens: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[Logprob, _Mapping]]] = ..., steered: _Optional[bool] = ...) -> None: ...
 
 class Logprob(_message.Message):
     __slots__ = ("token", "logprob", "token_bytes", "top_logprobs")
@@ -310,14 +378,26 @@ class Error(_message.Message):
     error: ErrorDetail
     def __init__(self, error: _Optional[_Union[ErrorDetail, _Mapping]] = ...) -> None: ...
 
+class Refusal(_message.Message):
+    __slots__ = ("error",)
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    error: ErrorDetail
+    def __init__(self, error: _Optional[_Union[ErrorDetail, _Mapping]] = ...) -> None: ...
+
+class Pong(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class ErrorDetail(_message.Message):
-    __slots__ = ("code", "message", "type", "retryable")
+    __slots__ = ("code", "message", "type", "retryable", "param")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     RETRYABLE_FIELD_NUMBER: _ClassVar[int]
+    PARAM_FIELD_NUMBER: _ClassVar[int]
     code: str
     message: str
     type: str
     retryable: bool
-    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., type: _Optional[str] = ..., retryable: _Optional[bool] = ...) -> None: ...
+    param: str
+    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., type: _Optional[str] = ..., retryable: _Optional[bool] = ..., param: _Optional[str] = ...) -> None: ...

@@ -49,6 +49,11 @@ class GenerationStub:
                 request_serializer=app_dot_proto_dot_generation__pb2.CancelRequest.SerializeToString,
                 response_deserializer=app_dot_proto_dot_generation__pb2.CancelReply.FromString,
                 _registered_method=True)
+        self.Converse = channel.stream_stream(
+                '/streaming_inference.v1.Generation/Converse',
+                request_serializer=app_dot_proto_dot_generation__pb2.ClientMessage.SerializeToString,
+                response_deserializer=app_dot_proto_dot_generation__pb2.Frame.FromString,
+                _registered_method=True)
 
 
 class GenerationServicer:
@@ -76,6 +81,15 @@ class GenerationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Converse(self, request_iterator, context):
+        """Many streams on one call. Frames and refusals name the stream that they are of. A message that can't be carried out is
+        answered by a refusal and does not end the call. When the client has sent its last message, the call ends with the
+        streams that it reads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -93,6 +107,11 @@ def add_GenerationServicer_to_server(servicer, server):
                     servicer.Cancel,
                     request_deserializer=app_dot_proto_dot_generation__pb2.CancelRequest.FromString,
                     response_serializer=app_dot_proto_dot_generation__pb2.CancelReply.SerializeToString,
+            ),
+            'Converse': grpc.stream_stream_rpc_method_handler(
+                    servicer.Converse,
+                    request_deserializer=app_dot_proto_dot_generation__pb2.ClientMessage.FromString,
+                    response_serializer=app_dot_proto_dot_generation__pb2.Frame.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,6 +195,33 @@ class Generation:
             '/streaming_inference.v1.Generation/Cancel',
             app_dot_proto_dot_generation__pb2.CancelRequest.SerializeToString,
             app_dot_proto_dot_generation__pb2.CancelReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Converse(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/streaming_inference.v1.Generation/Converse',
+            app_dot_proto_dot_generation__pb2.ClientMessage.SerializeToString,
+            app_dot_proto_dot_generation__pb2.Frame.FromString,
             options,
             channel_credentials,
             insecure,

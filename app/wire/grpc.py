@@ -6,9 +6,10 @@ set is not in it, and what is set to zero is.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from google.protobuf.message import Message
 from pydantic_core import from_json
 
 from app.errors import InvalidRequest, ServiceError
@@ -17,16 +18,14 @@ from app.schema.frames import (
     ChoiceEnd,
     Delta,
     End,
-    Error,
     ErrorDetail,
     FinishReason,
     Frame,
     Logprob,
     Start,
-    Timings,
-    TopLogprob,
     Usage,
 )
+from app.schema.server_messages import Addressed, Pong, Refusal
 from app.streams.status import StreamStatus
 
 # Fields of a request that are the same on both sides when they are set.
@@ -60,7 +59,7 @@ _FINISH_REASONS: dict[FinishReason, pb.FinishReason] = {
     "content_filter": pb.FINISH_REASON_CONTENT_FILTER,
     "cancelled": pb.FINISH_REASON_CANCELLED,
 }
-_FINISH_REASON_NAMES = {number: name for name, number in _FINISH_REASONS.items()}
+_VISIBLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 _SCHEMA = "response_format.json_schema.schema"
 
 
@@ -82,16 +81,12 @@ def to_status(error: ServiceError) -> Status:
     return Status(error.grpc_status, f"{error.code}: {error.message}", metadata)
 
 
-_VISIBLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
-
-
 # Requests.
 
 
 def to_body(request: pb.GenerateRequest) -> dict[str, Any]:
     """The fields of a request as a JSON client would have sent them. Raises `InvalidRequest` for a schema that is no JSON."""
-    body: dict[str, Any] = {name: getattr(request, name) for name in _PLAIN_FIELDS if request.HasField(name)}
-    body |= _input(request)
+    body = _said(request, *_PLAIN_FIELDS) | _input(request)
     if request.logit_bias:
         body["logit_bias"] = {str(token): bias for token, bias in request.logit_bias.items()}
     if request.stop:
@@ -118,7 +113,7 @@ def _input(request: pb.GenerateRequest) -> dict[str, Any]:
 
 
 def _message(message: pb.ChatMessage) -> dict[str, Any]:
-    said: dict[str, Any] = {"role": message.role} if message.HasField("role") else {}
+    said = _said(message, "role")
     content = message.WhichOneof("content")
     if content == "text":
         said["content"] = message.text
@@ -128,7 +123,7 @@ def _message(message: pb.ChatMessage) -> dict[str, Any]:
 
 
 def _part(part: pb.TextPart) -> dict[str, str]:
-    return {"type": "text", "text": part.text} if part.HasField("text") else {"type": "text"}
+    return {"type": "text"} | _said(part, "text")
 
 
 def _response_format(message: pb.ResponseFormat) -> dict[str, Any]:
@@ -137,19 +132,60 @@ def _response_format(message: pb.ResponseFormat) -> dict[str, Any]:
         return {}
     if kind == "json_schema":
         return {"type": kind, "json_schema": _json_schema(message.json_schema)}
-    if kind == "regex" and message.regex.HasField("pattern"):
-        return {"type": kind, "pattern": message.regex.pattern}
+    if kind == "regex":
+        return {"type": kind} | _said(message.regex, "pattern")
     return {"type": kind}
 
 
 def _json_schema(message: pb.ResponseFormat.JsonSchema) -> dict[str, Any]:
-    said: dict[str, Any] = {"name": message.name} if message.HasField("name") else {}
+    said = _said(message, "name")
     if message.HasField("schema"):
         try:
             said["schema"] = from_json(message.schema, allow_inf_nan=False)
         except ValueError:
             raise InvalidRequest(f"{_SCHEMA} is not valid JSON.", param=_SCHEMA) from None
     return said
+
+
+def to_resume(request: pb.ResumeRequest) -> dict[str, Any]:
+    """The fields of a request to read a stream."""
+    return _said(request, "stream", "after")
+
+
+def to_cancel(request: pb.CancelRequest) -> dict[str, Any]:
+    """The fields of a request to cancel a stream."""
+    return _said(request, "stream")
+
+
+def to_client_message(message: pb.ClientMessage) -> dict[str, Any]:
+    """What a client says in `Converse`, as the client of a WebSocket would. Raises `InvalidRequest` as `to_body` does."""
+    said = _said(message, "ref", "window")
+    kind = message.WhichOneof("message")
+    if kind is None:
+        return said
+    said["type"] = kind
+    if kind == "generate":
+        return to_body(message.generate) | said
+    said |= _said(getattr(message, kind), *_FIELDS_OF_MESSAGES[kind])
+    if kind == "update":
+        said["stop"] = list(message.update.stop)
+    return said
+
+
+_FIELDS_OF_MESSAGES: dict[str, tuple[str, ...]] = {
+    "resume": ("stream", "after"),
+    "cancel": ("stream",),
+    "stop": ("stream",),
+    "update": ("stream",),
+    "steer": ("stream", "text"),
+    "ack": ("stream", "cursor"),
+    "ping": (),
+}
+
+
+def _said(message: Message, *names: str) -> dict[str, Any]:
+    """Those of the fields that are set."""
+    return {name: getattr(message, name) for name in names if message.HasField(name)}
 
 
 # Frames.
@@ -171,6 +207,30 @@ def to_message(frame: Frame) -> pb.Frame:
     if isinstance(frame, End):
         return pb.Frame(cursor=frame.cursor, end=_end(frame))
     return pb.Frame(cursor=frame.cursor, error=pb.Error(error=_error(frame.error)))
+
+
+def to_addressed_message(addressed: Addressed) -> pb.Frame:
+    """What `Converse` sends: a frame or a reply, with the stream that it is of and the message that it answers."""
+    frame = addressed.frame
+    if isinstance(frame, Refusal):
+        refused = frame.error
+        error = pb.ErrorDetail(
+            code=refused.code,
+            message=refused.message,
+            type=refused.type,
+            retryable=refused.retryable,
+            param=refused.param,
+        )
+        message = pb.Frame(refusal=pb.Refusal(error=error))
+    elif isinstance(frame, Pong):
+        message = pb.Frame(pong=pb.Pong())
+    else:
+        message = to_message(frame)
+    if addressed.stream is not None:
+        message.stream = addressed.stream
+    if addressed.ref is not None:
+        message.ref = addressed.ref
+    return message
 
 
 def _delta(frame: Delta) -> pb.Delta:
@@ -250,66 +310,3 @@ def to_cancel_reply(status: StreamStatus) -> pb.CancelReply:
         choices=[_choice_end(choice) for choice in status.choices or ()],
         error=None if status.error is None else _error(status.error),
     )
-
-
-# And back, for clients.
-
-
-def to_frame(message: pb.Frame) -> Frame:
-    """The frame that `message` was made from. Raises `ValueError` for one that this version does not know."""
-    kind = message.WhichOneof("frame")
-    if kind == "delta":
-        return _to_delta(message.cursor, message.delta)
-    if kind == "start":
-        start = message.start
-        return Start(
-            message.cursor, start.stream, start.model, start.created, start.seed, start.prompt_tokens
-        )
-    if kind == "end":
-        return _to_end(message.cursor, message.end)
-    if kind == "error":
-        error = message.error.error
-        return Error(message.cursor, ErrorDetail(error.code, error.message, error.type, error.retryable))
-    raise ValueError("the kind of this frame is not known")
-
-
-def _to_delta(cursor: str, delta: pb.Delta) -> Delta:
-    return Delta(
-        cursor,
-        delta.index,
-        delta.text,
-        delta.tokens,
-        list(delta.token_ids) or None,
-        [_to_logprob(logprob) for logprob in delta.logprobs] or None,
-    )
-
-
-def _to_logprob(logprob: pb.Logprob) -> Logprob:
-    tops = [TopLogprob(top.token, top.logprob, _to_bytes(top)) for top in logprob.top_logprobs]
-    return Logprob(logprob.token, logprob.logprob, _to_bytes(logprob), tops)
-
-
-def _to_bytes(logprob: pb.Logprob | pb.TopLogprob) -> list[int] | None:
-    return list(logprob.token_bytes) if logprob.HasField("token_bytes") else None
-
-
-def _to_end(cursor: str, end: pb.End) -> End:
-    usage, timings = end.usage, end.timings
-    return End(
-        cursor,
-        [_to_choice_end(choice) for choice in end.choices],
-        Usage(usage.prompt_tokens, usage.completion_tokens, usage.total_tokens, usage.cached_tokens),
-        Timings(
-            timings.queue_ms,
-            timings.ttft_ms if timings.HasField("ttft_ms") else None,
-            timings.total_ms,
-            timings.tokens_per_s,
-        ),
-        list(end.text_sha256),
-    )
-
-
-def _to_choice_end(choice: pb.ChoiceEnd) -> ChoiceEnd:
-    kind: Literal["stop_string", "stop_token_id"] | None = choice.WhichOneof("stop_reason")
-    reason = None if kind is None else getattr(choice, kind)
-    return ChoiceEnd(choice.index, _FINISH_REASON_NAMES[choice.finish_reason], reason)

@@ -1,0 +1,344 @@
+"""The gRPC service behind HAProxy, with the clients that people use."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from app.proto import generation_pb2 as pb
+from app.proto.generation_pb2_grpc import GenerationStub
+from tests.integration.cluster import Cluster
+from tests.integration.conftest import SIMULATED, SINGLE
+from tests.integration.sse_client import Reading, get, post
+
+SERVICE = "streaming_inference.v1.Generation"
+LONG: dict[str, Any] = {"model": SIMULATED, "prompt": "Once upon a time", "max_tokens": 300, "seed": 3}
+FREED_S = 2.0
+
+
+@asynccontextmanager
+async def calls(server: Cluster) -> AsyncIterator[Any]:
+    """The service's stub on a channel of its own."""
+    async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+        yield GenerationStub(channel)
+
+
+def live(server: Cluster, test: Callable[[Any, httpx.AsyncClient], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with (
+            httpx.AsyncClient(base_url=server.base_url, timeout=60) as client,
+            calls(server) as stub,
+            asyncio.timeout(120),
+        ):
+            await test(stub, client)
+
+    asyncio.run(main())
+
+
+def text_of(frames: list[pb.Frame]) -> str:
+    return "".join(frame.delta.text for frame in frames if frame.HasField("delta"))
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+async def failure(call: Any) -> tuple[grpc.StatusCode, dict[str, str], list[Any]]:
+    """How a call fails, and what came before."""
+    messages = []
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        if hasattr(call, "__aiter__"):
+            async for message in call:
+                messages.append(message)
+        else:
+            await call
+    metadata = dict(failed.value.trailing_metadata())
+    return failed.value.code(), {**metadata, "details": failed.value.details()}, messages
+
+
+def test_a_stream_from_start_to_end_is_that_of_http(server: Cluster) -> None:
+    async def test(stub: Any, client: httpx.AsyncClient) -> None:
+        expected = (await post(client, LONG)).hashes
+        frames = [frame async for frame in stub.Generate(pb.GenerateRequest(**LONG))]
+        kinds = [frame.WhichOneof("frame") for frame in frames]
+        assert kinds[0] == "start" and kinds[-1] == "end" and set(kinds[1:-1]) == {"delta"}
+        assert frames[0].start.seed == 3
+        assert [sha256(text_of(frames))] == list(frames[-1].end.text_sha256) == expected
+        assert sum(frame.delta.tokens for frame in frames) == 300
+
+    live(server, test)
+
+
+def test_what_is_wrong_with_a_request_is_said_as_over_http(server: Cluster) -> None:
+    async def test(stub: Any, client: httpx.AsyncClient) -> None:
+        wrong = {**LONG, "temperature": 2.5}
+        said = (await client.post("/v1/streams", json=wrong)).json()["error"]
+        code, metadata, messages = await failure(stub.Generate(pb.GenerateRequest(**wrong)))
+        assert (code, messages) == (grpc.StatusCode.INVALID_ARGUMENT, [])
+        assert metadata["details"] == f"{said['code']}: {said['message']}"
+        assert (metadata["error-code"], metadata["error-type"], metadata["error-param"]) == (
+            said["code"],
+            said["type"],
+            said["param"],
+        )
+        code, metadata, _ = await failure(stub.Generate(pb.GenerateRequest(model="no", prompt="x")))
+        assert (code, metadata["error-code"]) == (grpc.StatusCode.NOT_FOUND, "model_not_found")
+        code, metadata, _ = await failure(stub.Resume(pb.ResumeRequest(stream="st_" + "0" * 32)))
+        assert (code, metadata["error-code"]) == (grpc.StatusCode.NOT_FOUND, "stream_not_found")
+        code, metadata, _ = await failure(stub.Cancel(pb.CancelRequest(stream="st_" + "0" * 32)))
+        assert (code, metadata["error-code"]) == (grpc.StatusCode.NOT_FOUND, "stream_not_found")
+        code, metadata, _ = await failure(stub.Cancel(pb.CancelRequest()))
+        assert (code, metadata["error-param"]) == (grpc.StatusCode.INVALID_ARGUMENT, "stream")
+        big = pb.GenerateRequest(prompt="x" * 2_000_000)
+        code, metadata, _ = await failure(stub.Generate(big))
+        assert (code, metadata["error-code"]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "body_too_large")
+        huge = pb.GenerateRequest(prompt="x" * 5_000_000)
+        code, metadata, _ = await failure(stub.Generate(huge))
+        assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    live(server, test)
+
+
+def test_an_error_in_the_middle_is_a_frame_and_a_status(server: Cluster) -> None:
+    async def test(stub: Any, client: httpx.AsyncClient) -> None:
+        request = pb.GenerateRequest(**{**LONG, "timeout_s": 0.5, "max_tokens": 2000})
+        code, metadata, frames = await failure(stub.Generate(request))
+        assert code == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert (metadata["error-code"], frames[-1].error.error.code) == ("timeout", "timeout")
+        assert len(frames) > 5
+
+    live(server, test)
+
+
+async def place_is_free_within(client: httpx.AsyncClient) -> float:
+    """Seconds until a stream on the generator with one place has its first token."""
+    began_s = time.monotonic()
+    await post(client, {"model": SINGLE, "prompt": "y", "max_tokens": 1})
+    return time.monotonic() - began_s
+
+
+ENDLESS: dict[str, Any] = {"model": SINGLE, "prompt": "x", "max_tokens": 2000}
+
+
+def test_a_call_that_is_cancelled_frees_its_place(server: Cluster) -> None:
+    async def test(stub: Any, client: httpx.AsyncClient) -> None:
+        call = stub.Generate(pb.GenerateRequest(**ENDLESS, on_disconnect=pb.ON_DISCONNECT_CANCEL))
+        for _ in range(5):
+            await call.read()
+        call.cancel()
+        took_s = await place_is_free_within(client)
+        print(f"\ncancelled: free after {took_s:.3f} s")
+        assert took_s < FREED_S
+
+    live(server, test)
+
+
+def test_a_deadline_ends_the_call_and_leaves_the_stream(server: Cluster) -> None:
+    async def test(stub: Any, client: httpx.AsyncClient) -> None:
+        request = pb.GenerateRequest(**LONG)
+        code, _, frames = await failure(stub.Generate(request, timeout=1.0))
+        assert code == grpc.StatusCode.DEADLINE_EXCEEDED and len(frames) > 5
+        stream = frames[0].start.stream
+        after = frames[-1].cursor
+        rest = [frame async for frame in stub.Resume(pb.ResumeRequest(stream=stream, after=after))]
+        assert [sha256(text_of(frames + rest))] == list(rest[-1].end.text_sha256)
+
+        endless = pb.GenerateRequest(**ENDLESS, on_disconnect=pb.ON_DISCONNECT_CANCEL)
+        code, _, frames = await failure(stub.Generate(endless, timeout=0.5))
+        took_s = await place_is_free_within(client)
+        print(f"\ndeadline: free after {took_s:.3f} s")
+        assert took_s < FREED_S
+
+    live(server, test)
+
+
+def test_cancel_ends_the_stream_of_another_call(server: Cluster) -> None:
+    async def test(stub: Any, client: httpx.AsyncClient) -> None:
+        call = stub.Generate(pb.GenerateRequest(**ENDLESS))
+        start = await call.read()
+        reply = await stub.Cancel(pb.CancelRequest(stream=start.start.stream))
+        assert (reply.state, reply.stream) == ("ended", start.start.stream)
+        assert reply.choices[0].finish_reason == pb.FINISH_REASON_CANCELLED
+        frames = [frame async for frame in call]
+        assert frames[-1].end.choices[0].finish_reason == pb.FINISH_REASON_CANCELLED
+        assert await stub.Cancel(pb.CancelRequest(stream=start.start.stream)) == reply
+
+    live(server, test)
+
+
+def test_a_stream_of_http_goes_on_here_and_there_again(server: Cluster) -> None:
+    async def test(stub: Any, client: httpx.AsyncClient) -> None:
+        for fields in (LONG, {**LONG, "n": 3}):
+            expected = (await post(client, fields)).hashes
+            reading = await post(client, fields, until_tokens=40)
+            after = reading.last_event_id.partition(":")[2]
+            call = stub.Resume(pb.ResumeRequest(stream=reading.stream, after=after))
+            async for frame in call:
+                reading.take(f"{reading.stream}:{frame.cursor}", as_dict(frame))
+                if reading.tokens > 100:
+                    break
+            call.cancel()
+            assert reading.tokens > 100
+            await get(client, f"/v1/streams/{reading.stream}/events", reading)
+            assert reading.hashes == expected
+
+    live(server, test)
+
+
+def as_dict(frame: pb.Frame) -> dict[str, Any]:
+    delta = frame.delta
+    return {
+        "type": frame.WhichOneof("frame"),
+        "cursor": frame.cursor,
+        "index": delta.index,
+        "text": delta.text,
+        "tokens": delta.tokens,
+    }
+
+
+def test_streams_belong_to_the_key_that_started_them(server: Cluster) -> None:
+    async def test(stub: Any, client: httpx.AsyncClient) -> None:
+        mine = (("authorization", "Bearer mine"),)
+        start = await stub.Generate(pb.GenerateRequest(**LONG, detach=True), metadata=mine).read()
+        resume = pb.ResumeRequest(stream=start.start.stream)
+        code, metadata, _ = await failure(stub.Resume(resume, metadata=(("x-api-key", "other"),)))
+        assert (code, metadata["error-code"]) == (grpc.StatusCode.NOT_FOUND, "stream_not_found")
+        frames = [frame async for frame in stub.Resume(resume, metadata=(("x-api-key", "mine"),))]
+        assert frames[-1].HasField("end")
+
+    live(server, test)
+
+
+def test_the_same_key_gives_the_same_stream_over_http_and_here(server: Cluster) -> None:
+    async def test(stub: Any, client: httpx.AsyncClient) -> None:
+        fields = {**LONG, "max_tokens": 5}
+        key = f"key-{time.time_ns()}"
+        first = await post(client, fields, headers={"idempotency-key": key})
+        again = stub.Generate(pb.GenerateRequest(**fields), metadata=(("idempotency-key", key),))
+        assert (await again.read()).start.stream == first.stream
+        other = stub.Generate(pb.GenerateRequest(**LONG), metadata=(("idempotency-key", key),))
+        code, metadata, _ = await failure(other)
+        assert (code, metadata["error-code"]) == (grpc.StatusCode.ALREADY_EXISTS, "idempotency_conflict")
+
+    live(server, test)
+
+
+async def state(client: httpx.AsyncClient, stream: str) -> dict[str, Any]:
+    found: dict[str, Any] = (await client.get(f"/v1/streams/{stream}")).json()
+    return found
+
+
+WIDE: dict[str, Any] = {"model": SINGLE, "prompt": "x", "max_tokens": 2000, "logprobs": 20}
+
+
+def test_a_client_that_does_not_read_pauses_its_stream(server: Cluster) -> None:
+    """Log probabilities make the frames large: what fits into the buffers on the way is not much then."""
+
+    async def test(stub: Any, client: httpx.AsyncClient) -> None:
+        call = stub.Generate(pb.GenerateRequest(**WIDE, on_disconnect=pb.ON_DISCONNECT_CANCEL))
+        start = await call.read()
+        cursors: list[int] = []
+        until_s = time.monotonic() + 60
+        while len(cursors) < 3 or cursors[-1] != cursors[-3]:
+            assert time.monotonic() < until_s, cursors
+            await asyncio.sleep(1)
+            cursors.append(int((await state(client, start.start.stream))["cursor"]))
+        print(f"\npaused at token {cursors[-1]}")
+        assert cursors[-1] < 2000
+        frames = [await call.read() for _ in range(cursors[-1] // 2)]
+        assert frames[-1].HasField("delta")
+        until_s = time.monotonic() + 20
+        while int((await state(client, start.start.stream))["cursor"]) == cursors[-1]:
+            assert time.monotonic() < until_s, "it does not go on"
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(8)
+        call.cancel()
+        took_s = await place_is_free_within(client)
+        print(f"cancelled: free after {took_s:.3f} s")
+        assert took_s < FREED_S
+
+    live(server, test)
+
+
+def test_health_and_reflection(server: Cluster) -> None:
+    with grpc.insecure_channel(server.grpc_address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for name in ("", SERVICE):
+            answer = stub.Check(health_pb2.HealthCheckRequest(service=name))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError) as unknown:
+            stub.Check(health_pb2.HealthCheckRequest(service="other"))
+        assert unknown.value.code() == grpc.StatusCode.NOT_FOUND
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        watch.cancel()
+        assert set(stub.List(health_pb2.HealthListRequest()).statuses) == {"", SERVICE}
+
+        database = ProtoReflectionDescriptorDatabase(channel)
+        assert {SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
+        service = DescriptorPool(database).FindServiceByName(SERVICE)
+        assert {method.name for method in service.methods} == {"Generate", "Resume", "Cancel", "Converse"}
+
+
+def test_a_conversation(server: Cluster) -> None:
+    async def test(stub: Any, client: httpx.AsyncClient) -> None:
+        call = stub.Converse()
+        first = pb.GenerateRequest(**LONG)
+        await call.write(pb.ClientMessage(ref="a", generate=first))
+        await call.write(pb.ClientMessage(ref="b", window=20, generate=pb.GenerateRequest(**LONG)))
+        await call.write(pb.ClientMessage(ref="c", generate=pb.GenerateRequest(prompt="x", n=99)))
+        await call.write(pb.ClientMessage(ref="d", ping=pb.PingRequest()))
+        refs: dict[str, str] = {}
+        texts: dict[str, str] = {}
+        ends: dict[str, pb.Frame] = {}
+        while len(ends) < 2:
+            frame = await call.read()
+            kind = frame.WhichOneof("frame")
+            if kind == "start":
+                refs[frame.ref] = frame.stream
+            elif kind == "refusal":
+                assert (frame.ref, frame.refusal.error.param) == ("c", "n")
+                refs["c"] = ""
+            elif kind == "pong":
+                refs[frame.ref] = "pong"
+            elif kind == "delta":
+                texts[frame.stream] = texts.get(frame.stream, "") + frame.delta.text
+                if frame.stream == refs["b"]:
+                    ack = pb.AckRequest(stream=frame.stream, cursor=frame.cursor)
+                    await call.write(pb.ClientMessage(ack=ack))
+            else:
+                ends[frame.stream] = frame
+        assert set(refs) == set("abcd")
+        for stream, text in texts.items():
+            assert [sha256(text)] == list(ends[stream].end.text_sha256)
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+        assert await call.code() == grpc.StatusCode.OK
+
+    live(server, test)
+
+
+def test_a_conversation_that_breaks_leaves_its_streams(server: Cluster) -> None:
+    async def test(stub: Any, client: httpx.AsyncClient) -> None:
+        call = stub.Converse()
+        request = pb.GenerateRequest(**ENDLESS, on_disconnect=pb.ON_DISCONNECT_CANCEL)
+        await call.write(pb.ClientMessage(generate=request))
+        for _ in range(5):
+            await call.read()
+        call.cancel()
+        took_s = await place_is_free_within(client)
+        print(f"\nbroken conversation: free after {took_s:.3f} s")
+        assert took_s < FREED_S
+
+    live(server, test)

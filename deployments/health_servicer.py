@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2 as health
@@ -56,7 +57,7 @@ class HealthServicer:
                 yield health.HealthCheckResponse(status=status)
             await asyncio.sleep(LOOK_EVERY_S)
 
-    def _status(self) -> int:
+    def _status(self) -> Any:
         if self._service.ready():
             return health.HealthCheckResponse.SERVING
         return health.HealthCheckResponse.NOT_SERVING

@@ -20,7 +20,7 @@ from app.proto import generation_pb2 as pb
 from app.proto.generation_pb2_grpc import GenerationStub
 from tests.integration.cluster import Cluster
 from tests.integration.conftest import SIMULATED, SINGLE
-from tests.integration.sse_client import Reading, get, post
+from tests.integration.sse_client import get, post
 
 SERVICE = "streaming_inference.v1.Generation"
 LONG: dict[str, Any] = {"model": SIMULATED, "prompt": "Once upon a time", "max_tokens": 300, "seed": 3}

@@ -2,11 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 # Debian programs that the tests drive.
-SYSTEM_PACKAGES ?= nginx-light redis-server
+SYSTEM_PACKAGES ?= chromium chromium-driver nginx-light redis-server
 
 SERVE_READY := $(VENV)/.ready-to-serve
 TEST_READY := $(VENV)/.ready-to-test
 BENCH_READY := $(VENV)/.ready-to-bench
+# The npm package that the tests read streams with.
+EVENT_SOURCE := $(VENV)/eventsource
 # Without byte code: the first import makes it, and only of the modules that are used.
 INSTALL = $(VENV)/bin/python -m pip install --prefer-binary --no-compile --constraint constraints.txt --editable
 PYTEST = $(VENV)/bin/python -m pytest
@@ -20,7 +22,7 @@ help: ## List the targets
 serve: $(SERVE_READY) ## Install into $(VENV) what is missing, then serve the embedded model
 	exec $(VENV)/bin/serve run serve_config.yaml
 
-test: system $(TEST_READY) ## Run every test: the fast ones first, then those with a real Ray cluster
+test: system $(TEST_READY) $(EVENT_SOURCE)/node_modules ## Run every test: the fast ones first, then those with a real Ray cluster
 	$(PYTEST)
 
 test-fast: $(TEST_READY) ## Run the tests that need no Ray cluster
@@ -71,3 +73,10 @@ $(TEST_READY): pyproject.toml constraints.txt | $(VENV)/bin/python
 $(BENCH_READY): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) '.[bench]'
 	touch $(SERVE_READY) $@
+
+$(EVENT_SOURCE)/node_modules: tests/integration/eventsource/package-lock.json | $(VENV)/bin/python
+	@command -v npm >/dev/null || { echo "npm is needed (Node.js 18 or newer)" >&2; exit 1; }
+	mkdir -p $(EVENT_SOURCE)
+	cp tests/integration/eventsource/package.json tests/integration/eventsource/package-lock.json $(EVENT_SOURCE)
+	cd $(EVENT_SOURCE) && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@

@@ -54,6 +54,9 @@ class StreamService(Protocol):
     settings: Settings
     on_close: set[Callable[[], None]]
 
+    @property
+    def closing(self) -> bool: ...
+
     async def start(self, request: GenerationRequest, owner: str = "") -> Stream: ...
 
     async def resume(
@@ -87,7 +90,7 @@ class Conversation:
 
     def __init__(self, service: StreamService, owner: str) -> None:
         self.on_ready: Callable[[], None] | None = None
-        self.ending: ServiceError | None = None
+        self.ending: ServiceError | None = draining() if service.closing else None
         self._service = service
         self._owner = owner
         self._limits = service.settings.limits

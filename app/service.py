@@ -98,6 +98,11 @@ class GenerationService:
         self._work: asyncio.Future[tuple[None, None]] | None = None
         self._closing = False
 
+    @property
+    def closing(self) -> bool:
+        """Whether nothing more is begun here."""
+        return self._closing
+
     def owner_of(self, headers: Mapping[str, str]) -> str:
         """The owner of what a request with these headers makes. `headers` must find names in any case."""
         return owner_of(headers)

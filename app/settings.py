@@ -5,7 +5,7 @@ Unknown keys are refused. Units are in the names. Every queue's bound is here.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -63,8 +63,23 @@ class ModelSettings(_Section):
         return self.max_running_sequences + self.max_waiting_sequences
 
 
+Origin = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(\*|null|[A-Za-z][A-Za-z0-9+.-]*://[^/\s]+)$", max_length=256, to_lower=True
+    ),
+]
+
+
 class IngressSettings(_Section):
+    """`allowed_origins`: web pages that may open a WebSocket besides the server's own, as `scheme://host[:port]`, or `*`.
+
+    `max_websockets` are open in one process.
+    """
+
     replicas: PositiveInt = 1
+    allowed_origins: list[Origin] = []
+    max_websockets: PositiveInt = 1024
 
 
 class StreamsSettings(_Section):

@@ -8,9 +8,10 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
+from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 
-from app.asgi import openapi
+from app.asgi import openapi, websocket_endpoint
 from app.asgi.documentation import render
 from app.asgi.endpoints import HealthEndpoint, ModelEndpoints, StreamEndpoints
 from app.asgi.error_response import (
@@ -22,6 +23,7 @@ from app.asgi.error_response import (
 from app.asgi.middleware import RequestBoundary
 from app.asgi.openai_endpoints import OpenAIEndpoints
 from app.asgi.responder import Responder
+from app.asgi.websocket_endpoint import WebSocketEndpoint
 from app.errors import ServiceError
 from app.service import GenerationService
 
@@ -60,6 +62,7 @@ class Application(FastAPI):
         self.include_router(OpenAIEndpoints(responder).router)
         self.include_router(ModelEndpoints(service).router)
         self.include_router(HealthEndpoint(service).router)
+        self.router.routes.append(WebSocketRoute(websocket_endpoint.PATH, WebSocketEndpoint(service)))
         self.add_api_route("/docs", self.documentation, methods=["GET"], include_in_schema=False)
 
     def build_middleware_stack(self) -> ASGIApp:

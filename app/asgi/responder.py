@@ -93,11 +93,14 @@ class Responder:
         again = reader.at_end
 
         def note(complete: bool) -> None:
-            event_id = f"{stream_id}:{reader.cursor}"
-            if not complete:
-                self._deliveries.cut(event_id, again=again)
-            elif reader.stream.ending is not None:
-                self._deliveries.completed(f"{stream_id}:{reader.stream.ending.cursor}", again=again)
+            if again:
+                if complete:
+                    self._deliveries.repeated(f"{stream_id}:{reader.cursor}")
+            elif complete:
+                event_id = f"{stream_id}:{reader.stream.cursor}"
+                self._deliveries.completed(event_id, apart=reader.ended_apart)
+            else:
+                self._deliveries.cut(f"{stream_id}:{reader.cursor}")
 
         return self._events(reader, NativeSseEncoder(stream_id), note)
 
@@ -110,7 +113,7 @@ class Responder:
         Raises what `GenerationService.resume` raises.
         """
         reader = await self._service.resume(stream_id, after, self._service.owner_of(http.headers))
-        if bare and reader.at_end and not self._deliveries.is_awaited(f"{stream_id}:{reader.cursor}"):
+        if bare and reader.at_end and self._has_end(reader):
             reader.close()
             return Response(status_code=_NOTHING_MORE)
         return self.streamed_native(reader)
@@ -122,6 +125,16 @@ class Responder:
             return Response(status_code=_CLIENT_GONE)
         headers = {"x-stream-id": stream.id}
         return Response(msgspec.json.encode(result), headers=headers, media_type="application/json")
+
+    def _has_end(self, reader: Reader) -> bool:
+        """Whether a client that comes back with the id of the terminal frame has seen that frame."""
+        if reader.knows_end:
+            return True
+        event_id = f"{reader.stream.id}:{reader.cursor}"
+        if self._deliveries.is_awaited(event_id):
+            return False
+        self._deliveries.dismissed(event_id)
+        return True
 
     def _events(
         self, reader: Reader, encoder: Encoder, on_over: Callable[[bool], None] | None = None

@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Generator
-from functools import partial
-from typing import Any
+from collections.abc import Callable
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from app.asgi.middleware import SERVER_SEND
+from app.asgi.outlet import Outlet
 from app.asgi.server_send import innermost_send
 from app.errors import InternalError
 from app.schema.frames import Error, ErrorDetail
@@ -101,11 +100,10 @@ class Delivery:
         self._send = send
         self._send_middle = innermost_send(send)
         self._heartbeat_s = heartbeat_s
-        self._stall_timeout_s = stall_timeout_s
         self._loop = asyncio.get_running_loop()
-        self._over: asyncio.Future[None] = self._loop.create_future()
-        self._blocked: asyncio.Task[None] | None = None
-        self._stall_timer: asyncio.TimerHandle | None = None
+        self._outlet = Outlet(
+            stall_timeout_s=stall_timeout_s, on_free=self._on_ready, on_stalled=self._note_stalled
+        )
         self._beat_timer: asyncio.TimerHandle | None = None
         self._wrote_s = self._loop.time()
         self._cursor = "0"
@@ -121,28 +119,29 @@ class Delivery:
         watch: asyncio.Task[None] | None = None
         self._reader.on_ready = self._on_ready
         try:
-            self._drive(send, head)
+            self._outlet.drive(send, head, self._written)
             self._on_ready()
-            if not self._over.done():
+            if not self._outlet.over.done():
                 watch = self._loop.create_task(self._watch(receive))
                 self._beat_timer = self._loop.call_later(self._heartbeat_s, self._beat)
-            await self._over
+            await self._outlet.over
         finally:
             self._reader.on_ready = None
-            for waiting in (self._beat_timer, self._stall_timer, self._blocked, watch):
+            self._outlet.close()
+            for waiting in (self._beat_timer, watch):
                 if waiting is not None:
                     waiting.cancel()
 
     def _on_ready(self) -> None:
         """Writes all that is ready, unless an earlier write still waits for the socket. Never raises."""
         if self._reader.cut:
-            self._end()
-        if self._blocked is not None or self._over.done():
+            self._outlet.end()
+        if not self._outlet.free:
             return
         body = self._next_body()
         last = self._broken or self._reader.ended
         if self._broken and not body:
-            self._end()
+            self._outlet.end()
         elif body or last:
             self._write(body, last=last)
 
@@ -170,60 +169,29 @@ class Delivery:
 
     def _write(self, body: bytes, *, last: bool = False) -> None:
         message = {"type": "http.response.body", "body": body, "more_body": not last}
-        self._drive(self._send if last else self._send_middle, message, last=last)
-
-    def _drive(self, send: Send, message: Message, *, last: bool = False) -> None:
-        """Runs `send` to its end here and now, or hands it to a task if it has to wait. Never raises."""
-        try:
-            steps = send(message).__await__()
-            waiting_on = next(steps)
-        except StopIteration:
-            self._written(last)
-        except Exception as error:
-            self._end(error)
-        else:
-            self._blocked = self._loop.create_task(self._finish(Resumed(steps, waiting_on), last))
-            self._stall_timer = self._loop.call_later(self._stall_timeout_s, self._stalled)
-
-    async def _finish(self, sending: Resumed, last: bool) -> None:
-        try:
-            await sending
-        except Exception as error:
-            self._end(error)
-            return
-        self._blocked = None
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-        self._written(last)
-        self._on_ready()
-
-    def _written(self, last: bool) -> None:
         if last:
-            self.complete = not self._broken
-            self._end()
+            self._outlet.drive(self._send, message, self._completed)
         else:
-            self._wrote_s = self._loop.time()
+            self._outlet.drive(self._send_middle, message, self._written)
 
-    def _end(self, error: Exception | None = None) -> None:
-        if self._over.done():
-            return
-        if error is None or isinstance(error, OSError):
-            self._over.set_result(None)
-        else:
-            self._over.set_exception(error)
+    def _written(self) -> None:
+        self._wrote_s = self._loop.time()
 
-    def _stalled(self) -> None:
+    def _completed(self) -> None:
+        self.complete = not self._broken
+        self._outlet.end()
+
+    def _note_stalled(self) -> None:
         logger.info("the reader of stream %s stands still: cutting its connection", self._reader.stream.id)
-        self._end()
 
     def _beat(self) -> None:
         """Writes a heartbeat if there was nothing else to write, and sees when the next may be due."""
         remaining_s = self._wrote_s + self._heartbeat_s - self._loop.time()
         if remaining_s <= _TIMER_SLACK_S:
             remaining_s = self._heartbeat_s
-            if self._blocked is None:
+            if self._outlet.free:
                 self._write(self._encoder.heartbeat)
-        if not self._over.done():
+        if not self._outlet.over.done():
             self._beat_timer = self._loop.call_later(remaining_s, self._beat)
 
     async def _watch(self, receive: Receive) -> None:
@@ -232,29 +200,7 @@ class Delivery:
             await disconnected(receive)
         except Exception:
             logger.exception("the client of stream %s is out of sight", self._reader.stream.id)
-        self._end()
-
-
-class Resumed:
-    """A suspended awaitable that goes on in a task: yields what it waits for once more, so that the task waits for it."""
-
-    def __init__(self, steps: Generator[Any, Any, None], waiting_on: object) -> None:
-        self._steps = steps
-        self._waiting_on = waiting_on
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        waiting_on = self._waiting_on
-        proceed: Callable[[], object]
-        while True:
-            try:
-                value = yield waiting_on
-                proceed = partial(self._steps.send, value)
-            except BaseException as error:
-                proceed = partial(self._steps.throw, error)
-            try:
-                waiting_on = proceed()
-            except StopIteration:
-                return
+        self._outlet.end()
 
 
 async def disconnected(receive: Receive) -> None:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class Choice:
-    """Grows by the batches that a generator sends. `logprobs` runs parallel to `token_ids` when the request asks for them."""
+    """Grows by the batches that a generator sends. `logprobs` runs parallel to `token_ids` when the request asks for them.
+
+    `silent_end`: it has ended by itself, with a token that has no text.
+    """
 
     def __init__(
         self,
@@ -27,6 +30,7 @@ class Choice:
         self.logprobs: list[TokenLogprob] = []
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
+        self.silent_end = False
         self._text = text
         self._write_logprobs = write_logprobs
         self._stop_token: int | None = None
@@ -39,6 +43,7 @@ class Choice:
     def push(self, batch: TokenBatch, known: int) -> bool:
         """Takes the tokens of `batch` but for the first `known`, which are here already. Whether the choice has ended."""
         text = self._text
+        before = len(text.pieces)
         text.push(batch.token_ids[known:] if known else batch.token_ids, batch.finish, batch.stop_token)
         if batch.logprobs is not None:
             fresh = len(self.token_ids) - len(self.logprobs)
@@ -47,6 +52,7 @@ class Choice:
             return False
         self.finish_reason = text.finish_reason
         self.stop_reason = text.stop_reason
+        self.silent_end = len(text.pieces) > before and not text.pieces[-1]
         self._stop_token = batch.stop_token
         return True
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from app.streams.choice import Choice
     from app.streams.stream import Stream
 
 
@@ -27,8 +28,9 @@ class Reader:
 
     With a `window` it takes no more tokens than that allows beyond those that were acknowledged, and hears of no others.
 
-    `ended`: it has taken the terminal frame. `cut`: it gets nothing more from this process, though the stream has not ended; its
-    connection must not look as if it had, so that whoever reads resumes elsewhere.
+    `ended`: it has taken the terminal frame; `ended_apart`: by itself, after a frame with the same cursor. `cut`: it gets nothing
+    more from this process, though the stream has not ended; its connection must not look as if it had, so that whoever reads
+    resumes elsewhere.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Reader:
             )
         self.stream = stream
         self.ended = False
+        self.ended_apart = False
         self.cut = False
         self.on_ready: Callable[[], None] | None = None
         self.window = None if window_tokens is None else Window(positions, window_tokens)
@@ -67,17 +70,18 @@ class Reader:
         if not self._started:
             self._started = True
             frames.append(stream.start)
-        ends = None if self.window is None else self.window.reach(self._positions, stream.counts)
+        ends = None if self.window is None else self.window.reach(self._positions, self._all_shown())
         lonely = stream.shows_tokens or stream.paused or (ends is not None and self._fills_window(ends))
         for index, choice in enumerate(stream.choices):
-            begin, end = self._positions[index], len(choice.token_ids) if ends is None else ends[index]
+            begin, end = self._positions[index], self._shown(choice) if ends is None else ends[index]
             if begin >= end:
                 continue
             text = choice.text(begin, end)
             if text or lonely:
                 frames.append(self._delta(index, begin, end, text))
-        if stream.ending is not None and (ends is None or ends == stream.counts):
+        if stream.ending is not None and (ends is None or self._shows_all(ends)):
             self.ended = True
+            self.ended_apart = not frames and self._positions == stream.counts
             frames.append(stream.ending)
         if stream.paused:
             stream.progressed()
@@ -109,7 +113,7 @@ class Reader:
         window, stream = self.window, self.stream
         if window is None or window.room(self._positions) > 0:
             return True
-        return stream.ending is not None and self._positions == stream.counts
+        return stream.ending is not None and self._shows_all(self._positions)
 
     def behind(self) -> float:
         """Tokens of the stream that this reader has not taken; infinite when they fill its window."""
@@ -120,7 +124,7 @@ class Reader:
             return math.inf
         if len(choices) == 1:
             return len(choices[0].token_ids) - self._positions[0]
-        return sum(len(choice.token_ids) for choice in choices) - sum(self._positions)
+        return sum(len(choice.token_ids) - choice.silent_end for choice in choices) - sum(self._positions)
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
         """The frames from here to the terminal one, as they come. Closes the reader at the end, also under cancellation.
@@ -152,6 +156,15 @@ class Reader:
         """Whether the stream has ended and nothing but the terminal frame lies ahead, or lay ahead when it was taken."""
         return self.stream.ending is not None and self._positions == self.stream.counts
 
+    @property
+    def knows_end(self) -> bool:
+        """Whether the cursor behind the last token is that of the terminal frame and of no delta of any reader.
+
+        So it is when a choice has ended with a token that has no text: deltas leave that one out.
+        """
+        stream = self.stream
+        return not stream.shows_tokens and any(choice.silent_end for choice in stream.choices)
+
     def cut_off(self) -> None:
         """Gives this reader nothing more."""
         self.cut = True
@@ -170,6 +183,17 @@ class Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _shown(self, choice: Choice) -> int:
+        """How far deltas go. A token without text that ended the choice is left to the terminal frame: see `knows_end`."""
+        return len(choice.token_ids) - (choice.silent_end and not self.stream.shows_tokens)
+
+    def _all_shown(self) -> list[int]:
+        return [self._shown(choice) for choice in self.stream.choices]
+
+    def _shows_all(self, positions: list[int]) -> bool:
+        """Whether no delta lies behind `positions`."""
+        return all(position >= shown for position, shown in zip(positions, self._all_shown(), strict=True))
 
     def _fills_window(self, ends: list[int]) -> bool:
         """Whether nothing more may come before an acknowledgement."""

@@ -15,7 +15,9 @@ from app.dialects import native
 from app.dialects.openai import ChatFold, ChatStreamEncoder, CompletionFold, CompletionStreamEncoder
 from app.schema.frames import Error
 from app.schema.openai import StreamOptions
+from app.schema.server_messages import Addressed
 from app.wire.sse import NativeSseEncoder
+from app.wire.websocket import message_json
 from tests.cases.folds import folded
 from tests.cases.frames import CHOICES, STREAM, STREAMS
 
@@ -48,9 +50,18 @@ def _folded(name: str, make: Callable[[], Fold]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(folded(make(), STREAMS[name])), indent=2) + b"\n"
 
 
+def _messages(name: str) -> bytes:
+    """The messages of a WebSocket, one a line."""
+    frames = STREAMS[name]
+    refs = ["a", *[None] * (len(frames) - 1)]
+    written = [message_json(Addressed(frame, STREAM, ref)) for frame, ref in zip(frames, refs, strict=True)]
+    return "".join(f"{message}\n" for message in written).encode()
+
+
 def golden() -> dict[str, bytes]:
     """The files by name, as the code makes them now."""
     files = {f"{name}.{kind}.sse": write(name) for name in STREAMS for kind, write in SSE.items()}
+    files |= {f"{name}.websocket.jsonl": _messages(name) for name in STREAMS}
     whole = [name for name, frames in STREAMS.items() if not isinstance(frames[-1], Error)]
     files |= {f"{name}.{kind}.json": _folded(name, make) for name in whole for kind, make in FOLDS.items()}
     return files

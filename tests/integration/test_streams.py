@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
 import os
 import random
 import signal
@@ -17,6 +16,7 @@ import httpx
 from tests.integration.cluster import Cluster
 from tests.integration.conftest import SIMULATED, SINGLE, integration_config
 from tests.integration.redis_server import RedisServer
+from tests.integration.replicas import replaced, served
 from tests.integration.sse_client import Reading, follow, get, post
 
 LONG: dict[str, Any] = {"model": SIMULATED, "prompt": "Once upon a time", "max_tokens": 300, "seed": 3}
@@ -26,7 +26,6 @@ STORY: dict[str, Any] = {
     "max_tokens": 200,
     "ignore_eos": True,
 }
-RESTART_S = 90.0
 
 
 def live(server: Cluster, test: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
@@ -36,20 +35,6 @@ def live(server: Cluster, test: Callable[[httpx.AsyncClient], Awaitable[None]]) 
             await test(client)
 
     asyncio.run(main())
-
-
-def served(server: Cluster) -> dict[str, int]:
-    """How many requests each ingress process has had, as HAProxy counts them."""
-    variables = server.config["controller_options"]["runtime_env"]["env_vars"]
-    port = variables["RAY_SERVE_HAPROXY_STATS_PORT"]
-    rows = csv.DictReader(
-        httpx.get(f"http://127.0.0.1:{port}/stats;csv").text.removeprefix("# ").splitlines()
-    )
-    return {
-        f"{row['pxname']}/{row['svname']}": int(row["stot"])
-        for row in rows
-        if row["svname"] not in ("FRONTEND", "BACKEND") and int(row["stot"] or 0) > 0
-    }
 
 
 def copy(reading: Reading, tokens: int) -> Reading:
@@ -84,16 +69,21 @@ def test_a_stream_is_resumed_while_it_runs_and_after_its_end_through_any_process
                 assert reading.hashes == expected
 
             whole = readings[-1]
+            # Copies of a client that has the whole stream: where such a copy ends with the last delta, its id is that of the
+            # end, which the server has carried. So a bare return would get 204, as the original deserves it.
+            last = whole.last_event_id
             for tokens in random.Random(7).sample(range(1, whole.tokens), 20):
                 part = copy(whole, tokens)
                 after = part.last_event_id.partition(":")[2]
                 by_query = await get(client, f"{path}?after={after}", copy(whole, tokens))
-                by_header = await get(client, path, part)
-                assert by_query.hashes == by_header.hashes == expected
                 again = await post(
-                    client, fields, copy(whole, tokens), headers={"last-event-id": f"{first.stream}:{after}"}
+                    client, fields, copy(whole, tokens), headers={"last-event-id": part.last_event_id}
                 )
                 assert (again.stream, again.hashes) == (first.stream, expected)
+                if part.last_event_id != last:
+                    part = await get(client, path, part)
+                    assert part.hashes == expected
+                assert by_query.hashes == expected
         after_all = served(server)
         assert sum(after_all[name] - before.get(name, 0) > 20 for name in after_all) == 2, (before, after_all)
 
@@ -123,6 +113,21 @@ def test_what_cannot_be_resumed(server: Cluster) -> None:
                 missing = await client.request(method, unknown + tail, headers=headers)
                 assert foreign.status_code == missing.status_code == 404
                 assert foreign.content == missing.content
+
+    live(server, test)
+
+
+def test_behind_the_end_of_a_story_every_process_tells_an_event_source_to_stop(server: Cluster) -> None:
+    """The model's last token has no text, so no delta has the id of the end."""
+
+    async def test(client: httpx.AsyncClient) -> None:
+        reading = await post(client, {**STORY, "max_tokens": 1000, "temperature": 0, "ignore_eos": False})
+        *_, delta, end = reading.frames
+        assert end["choices"][0]["finish_reason"] == "stop" and delta["cursor"] != end["cursor"]
+        path = f"/v1/streams/{reading.stream}/events"
+        for name, status in ((reading.last_event_id, 204), (f"{reading.stream}:{delta['cursor']}", 200)):
+            answers = [await client.get(path, headers={"last-event-id": name}) for _ in range(8)]
+            assert [answer.status_code for answer in answers] == [status] * 8
 
     live(server, test)
 
@@ -227,22 +232,6 @@ async def read_anyhow(client: httpx.AsyncClient, fields: dict[str, Any], reading
     except httpx.TransportError:
         await follow(client, reading.stream, reading)
     return reading
-
-
-async def replaced(server: Cluster, title: str, count: int, killed: int) -> None:
-    """Returns when Serve has put another process into the place of the one that was killed."""
-    give_up_s = time.monotonic() + RESTART_S
-    while len(set(server.processes(title)) - {killed}) < count or not await _healthy(server):
-        assert time.monotonic() < give_up_s, f"{title} was not replaced"
-        await asyncio.sleep(0.5)
-
-
-async def _healthy(server: Cluster) -> bool:
-    async with httpx.AsyncClient(base_url=server.base_url) as client:
-        try:
-            return all([(await client.get("/health")).status_code == 200 for _ in range(4)])
-        except httpx.TransportError:
-            return False
 
 
 def test_a_generator_that_dies_is_not_noticed_by_readers(server: Cluster) -> None:

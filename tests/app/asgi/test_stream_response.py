@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from app.asgi.stream_response import Resumed, StreamResponse
+from app.asgi.outlet import Resumed
+from app.asgi.stream_response import StreamResponse
 from app.model import Model
 from app.schema.frames import Error, Frame
 from app.service import GenerationService

@@ -221,3 +221,18 @@ def test_a_reader_with_a_window_in_pull_style() -> None:
         assert deltas(seen)[1:] == [("4", 0, "cd", 2)]
 
     asyncio.run(main())
+
+
+def test_a_silent_last_token_keeps_the_terminal_frame_from_nobody() -> None:
+    def test() -> None:
+        stream = stream_of(request())
+        reader = stream.reader(window_tokens=2)
+        feed(stream, "ab", 0)
+        assert deltas(reader.take()) == [("2", 0, "ab", 2)]
+        feed(stream, "c", 2, finish="stop")
+        [end] = reader.take()
+        assert isinstance(end, End) and end.cursor == "3"
+        again = stream.reader("3", window_tokens=1)
+        assert again.take() == [end]
+
+    live(test)

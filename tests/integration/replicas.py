@@ -1,0 +1,43 @@
+"""Replica processes of a running server: which have had requests, and when one that died has been replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import time
+
+import httpx
+
+from tests.integration.cluster import Cluster
+
+RESTART_S = 90.0
+
+
+def served(server: Cluster) -> dict[str, int]:
+    """How many requests each ingress process has had, as HAProxy counts them."""
+    variables = server.config["controller_options"]["runtime_env"]["env_vars"]
+    port = variables["RAY_SERVE_HAPROXY_STATS_PORT"]
+    rows = csv.DictReader(
+        httpx.get(f"http://127.0.0.1:{port}/stats;csv").text.removeprefix("# ").splitlines()
+    )
+    return {
+        f"{row['pxname']}/{row['svname']}": int(row["stot"])
+        for row in rows
+        if row["svname"] not in ("FRONTEND", "BACKEND") and int(row["stot"] or 0) > 0
+    }
+
+
+async def replaced(server: Cluster, title: str, count: int, killed: int) -> None:
+    """Returns when Serve has put another process into the place of the one that was killed."""
+    give_up_s = time.monotonic() + RESTART_S
+    while len(set(server.processes(title)) - {killed}) < count or not await _healthy(server):
+        assert time.monotonic() < give_up_s, f"{title} was not replaced"
+        await asyncio.sleep(0.5)
+
+
+async def _healthy(server: Cluster) -> bool:
+    async with httpx.AsyncClient(base_url=server.base_url) as client:
+        try:
+            return all([(await client.get("/health")).status_code == 200 for _ in range(4)])
+        except httpx.TransportError:
+            return False

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 
 import msgspec
 
 from app.errors import InvalidRequest
 from app.idempotency import idempotency_key, idempotency_of
 from app.schema.client_messages import Cancel, Resume
+from app.schema.frames import Frame
 from app.schema.native import StreamBody
 from app.schema.requests import OnDisconnect
 from app.service import GenerationService
@@ -53,11 +55,20 @@ async def reopen_stream(
 ) -> Reader:
     """A reader of the stream that `fields` name, behind the cursor `after`. Raises what `GenerationService.resume` raises.
 
-    It has a window, so that no frame is larger than a message may be.
+    It has a window, so that no frame is larger than a message may be: see `pulled_frames`.
     """
     owner = service.owner_of(headers)
     wanted = parse_object(Resume, {"type": "resume", **fields})
     return await service.resume(wanted.stream, wanted.after, owner, _CATCH_UP_TOKENS)
+
+
+async def pulled_frames(reader: Reader) -> AsyncGenerator[Frame, None]:
+    """The frames of `reader`, for one whose window moves on when the next frame is asked for. Otherwise as `Reader.frames`."""
+    async with aclosing(reader.frames()) as frames:
+        async for frame in frames:
+            yield frame
+            if reader.window is not None:
+                reader.acknowledge(frame.cursor)
 
 
 async def cancel_stream(

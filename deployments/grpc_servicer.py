@@ -28,7 +28,7 @@ from starlette.datastructures import Headers
 from app.conversation import Conversation
 from app.dialects.native import service_error
 from app.errors import BodyTooLarge, InternalError, ServiceError
-from app.opening import cancel_stream, open_stream, reopen_stream
+from app.opening import cancel_stream, open_stream, pulled_frames, reopen_stream
 from app.proto import generation_pb2 as pb
 from app.schema.client_messages import MAX_NAME_LENGTH
 from app.schema.frames import Error, ErrorDetail
@@ -184,7 +184,7 @@ class GenerationServicer:
 async def _whole(reader: Reader, context: CallContext) -> AsyncGenerator[pb.Frame, None]:
     """What the reader takes, with an error frame at the end if that can't be made. An error frame sets the status."""
     try:
-        async with aclosing(reader.frames()) as frames:
+        async with aclosing(pulled_frames(reader)) as frames:
             async for frame in frames:
                 if isinstance(frame, Error):
                     _set_status(context, service_error(frame.error))

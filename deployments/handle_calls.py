@@ -14,7 +14,7 @@ import msgspec
 from starlette.datastructures import Headers
 
 from app.errors import BodyTooLarge, InvalidRequest
-from app.opening import cancel_stream, open_stream, reopen_stream
+from app.opening import cancel_stream, open_stream, pulled_frames, reopen_stream
 from app.service import GenerationService
 from app.streams.reader import Reader
 
@@ -70,7 +70,7 @@ class HandleCalls:
 
 
 async def _frames(reader: Reader) -> AsyncGenerator[Fields, None]:
-    async with aclosing(reader.frames()) as frames:
+    async with aclosing(pulled_frames(reader)) as frames:
         async for frame in frames:
             yield msgspec.to_builtins(frame)
 

@@ -129,7 +129,7 @@ class Reader:
     async def frames(self) -> AsyncGenerator[Frame, None]:
         """The frames from here to the terminal one, as they come. Closes the reader at the end, also under cancellation.
 
-        With a window a frame counts as acknowledged when the next is asked for. Raises `Draining` when the reader is cut off.
+        Raises `Draining` when the reader is cut off.
         """
         loop = asyncio.get_running_loop()
         with self:
@@ -139,8 +139,6 @@ class Reader:
                 taken = self.take()
                 for frame in taken:
                     yield frame
-                    if self.window is not None:
-                        self.acknowledge(frame.cursor)
                 if self.cut:
                     raise draining()
                 if not taken:

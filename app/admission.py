@@ -1,6 +1,6 @@
-"""Admission: how many sequences this process has under way, and the refusal of more.
+"""Admission: how many sequences and streams this process has under way, and the refusal of more.
 
-A permit lives exactly as long as its stream. Nothing queues here: a request gets a permit at once or `Overloaded`.
+A permit lives exactly as long as its stream. Nothing queues here: a request gets a permit at once, or the error.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from app.errors import Overloaded
+from app.errors import Overloaded, TooManyStreams
 
 RETRY_AFTER_S = 1
 
@@ -35,3 +35,31 @@ class Admission:
             yield
         finally:
             self.sequences -= sequences
+
+
+class Quota:
+    """Counts the running streams of each owner that this process drives, `max_streams` at most for each."""
+
+    def __init__(self, max_streams: int) -> None:
+        self._max_streams = max_streams
+        self._streams: dict[str, int] = {}
+
+    @contextmanager
+    def permit(self, owner: str, *, accepted: bool = False) -> Iterator[None]:
+        """One more stream of `owner`; raises `TooManyStreams`. Leaving the context takes it back.
+
+        A stream that was `accepted` before is never refused.
+        """
+        running = self._streams.get(owner, 0)
+        if not accepted and running >= self._max_streams:
+            raise TooManyStreams(
+                f"This key has {running} running streams, and may have {self._max_streams}.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self._streams[owner] = running + 1
+        try:
+            yield
+        finally:
+            self._streams[owner] -= 1
+            if not self._streams[owner]:
+                del self._streams[owner]

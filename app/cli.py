@@ -1,144 +1,42 @@
-"""The command line `streaming-inference`. Each command is one small function; what it does lives in a package of its own."""
+"""The command line `streaming-inference`. Each command lives in a module of its own, which is loaded when it is asked for."""
 
 from __future__ import annotations
 
-import sys
-from datetime import UTC, datetime
-from pathlib import Path
+import importlib
 
 import click
 
-from app.bench.benchmark import Options, run_benchmark
-from app.bench.plot import render_svg
-from app.bench.results import write_result
-from app.bench.samples import Limits
-from app.bench.table import render
-from app.bench.targets import DEFAULT_TARGETS, TARGETS, Plan
-from app.bench.workload import Workload
-
+_COMMANDS = {
+    "bench": "app.cli_bench",
+    "cancel": "app.cli_streams",
+    "chat": "app.cli_chat",
+    "generate": "app.cli_streams",
+    "key": "app.cli_key",
+    "models": "app.cli_streams",
+    "resume": "app.cli_streams",
+}
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-_FILE = click.Path(path_type=Path)
 
 
-@click.group(context_settings=_CONTEXT)
+class LazyGroup(click.Group):
+    """Commands that are imported by their names, so that none waits for what only another needs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(_COMMANDS[cmd_name]), cmd_name)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings=_CONTEXT)
 def main() -> None:
-    """Streaming inference on Ray Serve."""
+    """Streaming inference: talk to a server, make keys for one, measure one.
 
-
-@main.group()
-def bench() -> None:
-    """Measure servers on this machine."""
-
-
-@bench.command("serve")
-@click.option(
-    "--target",
-    "targets",
-    multiple=True,
-    type=click.Choice(list(TARGETS)),
-    help="Server to measure; may be repeated.",
-)
-@click.option("--clients", default=96, show_default=True, help="Streams at a time.")
-@click.option("--requests", type=int, help="Streams in all.  [default: two for each client]")
-@click.option("--tokens", default=300, show_default=True, help="Tokens of a stream.")
-@click.option("--rate", type=float, help="Requests per second, open loop.  [default: closed loop]")
-@click.option("--duration", default=300.0, show_default=True, help="Seconds after which no stream begins.")
-@click.option("--timeout", default=120.0, show_default=True, help="Seconds after which a stream is given up.")
-@click.option(
-    "--ramp", default=1.0, show_default=True, help="Seconds over which a closed loop's clients begin."
-)
-@click.option("--prompt-tokens", default=16, show_default=True, help="Length of the prompt, about.")
-@click.option(
-    "--readers-stalled",
-    default=0,
-    show_default=True,
-    help="Further clients that send a request and never read.",
-)
-@click.option("--stalled-tokens", default=2048, show_default=True, help="Tokens that each of those asks for.")
-@click.option("--step-s", default=0.02, show_default=True, help="Seconds between two tokens of a stream.")
-@click.option(
-    "--first-token-s", default=0.02, show_default=True, help="Seconds to the first token of a stream."
-)
-@click.option(
-    "--ttft-limit-ms", default=200.0, show_default=True, help="For goodput: time to the first token."
-)
-@click.option("--gap-limit-ms", default=50.0, show_default=True, help="For goodput: 99 % of a stream's gaps.")
-@click.option("--repeat", default=1, show_default=True, help="Loads on each server; the tables show medians.")
-@click.option(
-    "--idle",
-    "idle_s",
-    default=5.0,
-    show_default=True,
-    help="Seconds without load in which the background is measured.",
-)
-@click.option("--client-processes", default=1, show_default=True, help="Processes that make the load.")
-@click.option("--seed", default=1, show_default=True, help="Of the arrival times of an open loop.")
-@click.option(
-    "--config",
-    type=_FILE,
-    default="serve_config.yaml",
-    show_default=True,
-    help="The application's configuration.",
-)
-@click.option(
-    "--model-path",
-    type=_FILE,
-    default="deployments/default_model/data",
-    show_default=True,
-    help="A real model.",
-)
-@click.option("--output", type=_FILE, help="JSON file; a plot goes beside it.  [default: in results/]")
-def bench_serve(
-    targets: tuple[str, ...],
-    clients: int,
-    requests: int | None,
-    tokens: int,
-    rate: float | None,
-    duration: float,
-    timeout: float,
-    ramp: float,
-    prompt_tokens: int,
-    readers_stalled: int,
-    stalled_tokens: int,
-    step_s: float,
-    first_token_s: float,
-    ttft_limit_ms: float,
-    gap_limit_ms: float,
-    repeat: int,
-    idle_s: float,
-    client_processes: int,
-    seed: int,
-    config: Path,
-    model_path: Path,
-    output: Path | None,
-) -> None:
-    """Start servers one after the other, drive each with the same load, and compare what it costs and delivers."""
-    try:
-        workload = Workload(
-            clients=clients,
-            requests=requests or 2 * clients,
-            tokens=tokens,
-            rate_per_s=rate,
-            duration_s=duration,
-            timeout_s=timeout,
-            ramp_s=ramp,
-            prompt_tokens=prompt_tokens,
-            readers_stalled=readers_stalled,
-            stalled_tokens=stalled_tokens,
-            seed=seed,
-        )
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    plan = Plan(workload, first_token_s, step_s, config, model_path)
-    limits = Limits(ttft_s=ttft_limit_ms / 1e3, gap_s=gap_limit_ms / 1e3)
-    options = Options(targets or DEFAULT_TARGETS, limits, repeat, idle_s, client_processes)
-    result = run_benchmark(plan, options, lambda line: click.echo(line, err=True))
-    path = output or Path("results") / f"serve-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
-    write_result(result, path)
-    path.with_suffix(".svg").write_text(render_svg(result))
-    click.echo(render(result))
-    click.echo(f"{path} and {path.with_suffix('.svg')} written", err=True)
-    sys.exit(1 if any(target.failure for target in result.targets) else 0)
+    Exit codes: 0 done, 1 the server refused or the generation failed, 2 wrong usage, 3 no server answers, 130 interrupted.
+    """
 
 
 if __name__ == "__main__":

@@ -19,9 +19,13 @@ _KEY = re.compile(r"[!-~]{1,255}")
 def idempotency_key(headers: Mapping[str, str]) -> str | None:
     """The key of a request with these headers, None without one. `headers` must find names in any case.
 
-    Raises `InvalidRequest` unless it is 1 to 255 visible ASCII characters.
+    Raises `InvalidRequest` as `checked_key` does.
     """
-    key = headers.get(HEADER)
+    return checked_key(headers.get(HEADER))
+
+
+def checked_key(key: str | None) -> str | None:
+    """`key`. Raises `InvalidRequest` unless it is 1 to 255 visible ASCII characters."""
     if key is not None and _KEY.fullmatch(key) is None:
         raise InvalidRequest(f"{HEADER} must be 1 to 255 characters of visible ASCII.", param=HEADER)
     return key

@@ -8,7 +8,7 @@ from contextlib import aclosing
 import msgspec
 
 from app.errors import InvalidRequest
-from app.idempotency import idempotency_key, idempotency_of
+from app.idempotency import idempotency_of
 from app.schema.client_messages import Cancel, Resume
 from app.schema.frames import Frame
 from app.schema.native import StreamBody
@@ -28,17 +28,16 @@ _CATCH_UP_TOKENS = 1024
 async def open_stream(
     service: GenerationService,
     fields: object,
-    headers: Mapping[str, str],
+    owner: str,
+    key: str | None = None,
     *,
     on_disconnect: OnDisconnect = "grace",
 ) -> Stream:
-    """The stream that `fields` asks for: a new one, or the one that the caller's `Idempotency-Key` stands for.
+    """The stream that `fields` ask for: a new one, or the one that the owner's idempotency key stands for.
 
-    `fields` are those of `POST /v1/streams`. `headers` say who calls, and find names in any case. `on_disconnect` is for
-    streams that don't say it. Raises the `ServiceError` that prevents the stream.
+    `fields` are those of `POST /v1/streams`; `on_disconnect` is for streams that don't say it. Raises the `ServiceError` that
+    prevents the stream.
     """
-    owner = service.owner_of(headers)
-    key = idempotency_key(headers)
     body = parse_object(StreamBody, fields)
     request = body.to_request(service.settings.limits, service.settings.default_model)
     if not body.stream:
@@ -50,14 +49,11 @@ async def open_stream(
     return await service.start(request, owner)
 
 
-async def reopen_stream(
-    service: GenerationService, fields: Mapping[str, object], headers: Mapping[str, str]
-) -> Reader:
+async def reopen_stream(service: GenerationService, fields: Mapping[str, object], owner: str) -> Reader:
     """A reader of the stream that `fields` name, behind the cursor `after`. Raises what `GenerationService.resume` raises.
 
     It has a window, so that no frame is larger than a message may be: see `pulled_frames`.
     """
-    owner = service.owner_of(headers)
     wanted = parse_object(Resume, {"type": "resume", **fields})
     return await service.resume(wanted.stream, wanted.after, owner, _CATCH_UP_TOKENS)
 
@@ -71,10 +67,7 @@ async def pulled_frames(reader: Reader) -> AsyncGenerator[Frame, None]:
                 reader.acknowledge(frame.cursor)
 
 
-async def cancel_stream(
-    service: GenerationService, fields: Mapping[str, object], headers: Mapping[str, str]
-) -> StreamStatus:
+async def cancel_stream(service: GenerationService, fields: Mapping[str, object], owner: str) -> StreamStatus:
     """Cancels the stream that `fields` name. Raises what `GenerationService.cancel` raises."""
-    owner = service.owner_of(headers)
     wanted = parse_object(Cancel, {"type": "cancel", **fields})
     return await service.cancel(wanted.stream, owner)

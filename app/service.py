@@ -14,11 +14,13 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from app.auth import owner_of
+from app.admission import Quota
+from app.auth import NOBODY, callers
 from app.clock import SystemClock
 from app.context import check_vocabulary, fit_sampling
 from app.errors import (
@@ -67,7 +69,8 @@ class GenerationService:
     """Streams of the configured models. `ingress` names this process to the generators and to the log.
 
     `run` keeps the service going; without it streams are neither recorded nor cancelled from elsewhere. `on_close` are called,
-    synchronously, when it closes: what holds a connection open must end it then.
+    synchronously, when it closes: what holds a connection open must end it then. Making it raises
+    `KeyFileError` when the file of keys that the settings name is no good.
     """
 
     def __init__(
@@ -85,6 +88,9 @@ class GenerationService:
         self._log = log
         self._ingress = ingress
         self._clock = clock or SystemClock()
+        self._callers = callers(settings.auth.keys_file, self._clock)
+        # Without keys anybody can be as many callers as they like, and all who send none look the same.
+        self._quota = Quota(settings.limits.max_streams_per_key) if settings.auth.keys_file else None
         self._driver = Driver(
             settings,
             log,
@@ -104,8 +110,11 @@ class GenerationService:
         return self._closing
 
     def owner_of(self, headers: Mapping[str, str]) -> str:
-        """The owner of what a request with these headers makes. `headers` must find names in any case."""
-        return owner_of(headers)
+        """The owner of what a request with these headers makes. `headers` must find names in any case.
+
+        Raises `AuthenticationFailed` when keys are required and there is no valid one.
+        """
+        return self._callers.owner_of(headers)
 
     async def start(
         self, request: GenerationRequest, owner: str = "", idempotency: Idempotency | None = None
@@ -238,7 +247,7 @@ class GenerationService:
 
         try:
             model = self._model(request.model)
-            with model.admission.permit(request.n, model.generator.capacity):
+            with self._permit(owner, model, request.n):
                 record = await self._record(request, owner, model)
                 stream = self._stream(record, model)
                 await self._driver.drive(stream, model, announce)
@@ -333,7 +342,7 @@ class GenerationService:
             return False
         self._followed.pop(stream.id, None)
         self._driver.own(stream, epoch, stream.counts)
-        with model.admission.permit(stream.request.n, model.generator.capacity, accepted=True):
+        with self._permit(stream.record.owner, model, stream.request.n, accepted=True):
             await self._driver.drive(stream, model)
         await self._driver.conclude(stream)
         return True
@@ -384,6 +393,17 @@ class GenerationService:
                 f"The model {name!r} does not exist. GET /v1/models lists those that do.", param="model"
             )
         return model
+
+    @contextmanager
+    def _permit(self, owner: str, model: Model, sequences: int, *, accepted: bool = False) -> Iterator[None]:
+        """A place in the owner's quota and in the model, held as long as the stream runs here.
+
+        Without a key there is no quota: where keys are needed, that is code inside the cluster.
+        """
+        counted = self._quota if owner != NOBODY else None
+        quota = counted.permit(owner, accepted=accepted) if counted else nullcontext()
+        with quota, model.admission.permit(sequences, model.generator.capacity, accepted=accepted):
+            yield
 
     async def _loaded(self, record: StreamRecord) -> Model:
         model = self._model(record.request.model)

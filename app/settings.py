@@ -5,7 +5,7 @@ Unknown keys are refused. Units are in the names. Every queue's bound is here.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -121,7 +121,18 @@ class LimitsSettings(_Section):
 
 
 class AuthSettings(_Section):
+    """`keys_file` lies on every machine where an ingress runs; None: no key is needed."""
+
     keys_file: str | None = None
+
+    @field_validator("keys_file")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        if path is not None and not path.startswith("/"):
+            raise ValueError(
+                "must be an absolute path: each process of the cluster has a working directory of its own"
+            )
+        return path
 
 
 class SafetySettings(_Section):
@@ -147,7 +158,6 @@ class Settings(_Section):
     def _available(self) -> "Settings":
         """A setting that promises what this version can't do is refused rather than ignored."""
         promised = {
-            "auth.keys_file": self.auth.keys_file is not None,
             "safety.patterns_file": self.safety.patterns_file is not None,
         }
         for name, wanted in promised.items():

@@ -28,6 +28,7 @@ from starlette.datastructures import Headers
 from app.conversation import Conversation
 from app.dialects.native import service_error
 from app.errors import BodyTooLarge, InternalError, ServiceError
+from app.idempotency import idempotency_key
 from app.opening import cancel_stream, open_stream, pulled_frames, reopen_stream
 from app.proto import generation_pb2 as pb
 from app.schema.client_messages import MAX_NAME_LENGTH
@@ -75,8 +76,10 @@ class GenerationServicer:
     ) -> AsyncGenerator[pb.Frame, None]:
         """Starts a stream; its frames."""
         try:
+            headers = _headers(context)
+            owner = self._service.owner_of(headers)
             self._check_size(request)
-            stream = await open_stream(self._service, to_body(request), _headers(context))
+            stream = await open_stream(self._service, to_body(request), owner, idempotency_key(headers))
             if stream.request.detach:
                 return _messages(to_message(stream.start))
             return self._frames(stream.reader(), context)
@@ -87,7 +90,8 @@ class GenerationServicer:
     async def resume(self, request: pb.ResumeRequest, context: CallContext) -> AsyncGenerator[pb.Frame, None]:
         """The frames of a stream behind a cursor."""
         try:
-            reader = await reopen_stream(self._service, to_resume(request), _headers(context))
+            owner = self._service.owner_of(_headers(context))
+            reader = await reopen_stream(self._service, to_resume(request), owner)
             return self._frames(reader, context)
         except Exception as error:
             self._fail(context, error)
@@ -96,7 +100,8 @@ class GenerationServicer:
     async def cancel(self, request: pb.CancelRequest, context: CallContext) -> pb.CancelReply:
         """Cancels a stream."""
         try:
-            status = await cancel_stream(self._service, to_cancel(request), _headers(context))
+            owner = self._service.owner_of(_headers(context))
+            status = await cancel_stream(self._service, to_cancel(request), owner)
             return to_cancel_reply(status)
         except Exception as error:
             _set_status(context, _foreseen(error))

@@ -86,12 +86,14 @@ class ModelEndpoints:
         self.router.add_api_route("/v1/models", self.index, methods=["GET"], **openapi.LIST_MODELS)
         self.router.add_api_route("/v1/models/{id:path}", self.show, methods=["GET"], **openapi.GET_MODEL)
 
-    async def index(self) -> Response:
+    async def index(self, request: Request) -> Response:
         """The models that streams can be asked of."""
+        self._service.owner_of(request.headers)
         return JSONResponse(model_list(self._service.cards()))
 
-    async def show(self, id: str) -> Response:
+    async def show(self, request: Request, id: str) -> Response:
         """One model."""
+        self._service.owner_of(request.headers)
         return JSONResponse(model_object(self._service.card(id)))
 
 

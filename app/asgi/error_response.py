@@ -20,6 +20,7 @@ from app.errors import (
     UnsupportedMediaType,
 )
 
+_UNAUTHORIZED = 401
 _RETRY_AFTER_S = 1
 _RETRY_AFTER_STATUSES = frozenset({429, 503})
 # The SDKs repeat a request with one of these statuses unless they are told that it can't help.
@@ -41,6 +42,8 @@ def error_response(
     headers = dict(headers or {})
     if status in _RETRY_AFTER_STATUSES:
         headers["retry-after"] = str(error.retry_after_s or _RETRY_AFTER_S)
+    if status == _UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
     if status in _RETRIED_STATUSES and not error.retryable:
         headers["x-should-retry"] = "false"
     return Response(msgspec.json.encode(error.body()), status, headers, media_type="application/json")

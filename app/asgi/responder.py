@@ -63,7 +63,8 @@ class Responder:
         self._deliveries = Deliveries()
 
     async def read(self, http: Request, body_type: type[BodyModel]) -> BodyModel:
-        """The validated body. Raises the `ServiceError` that says what is wrong with it."""
+        """The validated body. Raises the `ServiceError` that says what is wrong with it, or with the caller's key."""
+        self._service.owner_of(http.headers)  # who may not call is refused before the body is read
         limits = self._settings.limits
         raw = await read_json(http, max_bytes=limits.max_body_bytes, timeout_s=limits.reader_stall_timeout_s)
         return parse_body(body_type, raw)

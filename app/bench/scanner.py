@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from enum import Enum
 
+from app.wire.event_scanner import EventScanner, EventTooLarge
+
 MAX_HEAD_BYTES = 65_536
-MAX_EVENT_BYTES = 1_048_576
 MAX_LINE_BYTES = 4_096
 MAX_ERROR_BYTES = 4_096
 
@@ -26,50 +27,6 @@ class _State(Enum):
     TRAILER = 4
     PLAIN = 5
     DONE = 6
-
-
-class EventScanner:
-    """Server-sent events from body bytes: lines may end in `\\n`, `\\r\\n` or `\\r`. Comments and empty events vanish."""
-
-    def __init__(self) -> None:
-        self._partial = b""
-        self._held_return = False
-
-    def feed(self, body: bytes) -> list[bytes]:
-        """The data of every event that `body` completes, several `data:` lines joined by newlines."""
-        if self._held_return or b"\r" in body:
-            body = self._with_plain_newlines(body)
-        text = self._partial + body if self._partial else body
-        blocks = text.split(b"\n\n")
-        self._partial = blocks.pop()
-        if len(self._partial) > MAX_EVENT_BYTES:
-            raise MalformedResponse(f"an event is larger than {MAX_EVENT_BYTES} bytes")
-        return [data for block in blocks if (data := _event_data(block)) is not None]
-
-    def _with_plain_newlines(self, body: bytes) -> bytes:
-        if self._held_return:
-            body = b"\r" + body
-        # A return at the very end may be the first half of `\r\n`: it waits for what comes next.
-        self._held_return = body.endswith(b"\r")
-        if self._held_return:
-            body = body[:-1]
-        return body.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-
-
-def _event_data(block: bytes) -> bytes | None:
-    start = block.find(b"data:")
-    # Nearly every event has one data line and it is the last: no list of lines is made for it.
-    if start >= 0 and b"\n" not in block[start:] and (start == 0 or block[start - 1] == 0x0A):
-        return block[start + 6 :] if block[start + 5 : start + 6] == b" " else block[start + 5 :]
-    lines = [
-        _field_value(line) for line in block.split(b"\n") if line == b"data" or line.startswith(b"data:")
-    ]
-    return b"\n".join(lines) if lines else None
-
-
-def _field_value(line: bytes) -> bytes:
-    value = line[5:]
-    return value[1:] if value.startswith(b" ") else value
 
 
 class ResponseScanner:
@@ -107,7 +64,10 @@ class ResponseScanner:
         if self.status != 200:
             self.error_body = (self.error_body + body)[:MAX_ERROR_BYTES]
             return []
-        return self._events.feed(body)
+        try:
+            return self._events.feed(body)
+        except EventTooLarge as error:
+            raise MalformedResponse(str(error)) from None
 
     def end_of_input(self) -> bool:
         """The connection was closed. True when that is a proper end of this response."""

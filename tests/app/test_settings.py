@@ -22,7 +22,7 @@ from app.settings import Settings
         ({"models": [{"engine": "magic"}]}, "models.0.engine"),
         ({"streams": {"grace_s": float("inf")}}, "streams.grace_s"),
         ({"streams": {"backend": "redis"}}, "redis_url"),
-        ({"auth": {"keys_file": "keys"}}, "auth.keys_file"),
+        ({"auth": {"keys_file": "keys.json"}}, "auth.keys_file"),
         ({"safety": {"patterns_file": "patterns"}}, "safety.patterns_file"),
     ],
 )

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.bench.dialects import ChatDialect, NativeDialect, PlainDialect, Verdict, prompt_of
-from app.bench.scanner import EventScanner
 from app.bench.workload import Endpoint, Workload
 from app.schema.frames import ChoiceEnd, Delta, End, Error, ErrorDetail, Frame, Start, Timings, Usage
+from app.wire.event_scanner import EventScanner
 from app.wire.sse import NativeSseEncoder
 
 ENDPOINT = Endpoint(port=80, path="/", dialect="native", model="m")

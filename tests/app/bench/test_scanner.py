@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.bench.scanner import EventScanner, MalformedResponse, ResponseScanner
+from app.bench.scanner import MalformedResponse, ResponseScanner
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
 
@@ -45,41 +45,6 @@ def test_any_cut_of_chunks_and_reads_gives_the_same_events(
     scanner, found = scan(pieces_of(response, read_cuts))
     assert found == [b"\n".join(event) for event in events]
     assert scanner.complete and scanner.keep_alive and scanner.status == 200
-
-
-@given(
-    events=st.lists(lines, max_size=5),
-    newline=st.sampled_from([b"\n", b"\r\n", b"\r"]),
-    cuts=st.lists(st.integers(0, 200), max_size=8),
-)
-def test_every_line_ending_of_the_standard(events: list[bytes], newline: bytes, cuts: list[int]) -> None:
-    scanner = EventScanner()
-    written = b"".join(b"id: 7" + newline + b"data:" + event + newline + newline for event in events) + b":"
-    found = [event for piece in pieces_of(written, cuts) for event in scanner.feed(piece)]
-    assert found == [event.removeprefix(b" ") for event in events]
-
-
-@pytest.mark.parametrize(
-    ("written", "found"),
-    [
-        (b"data: a\n\n", [b"a"]),
-        (b"data:a\n\n", [b"a"]),
-        (b"data:  a\n\n", [b" a"]),
-        (b"data\n\n", [b""]),
-        (b"data:\n\n", [b""]),
-        (b"id: s:1\ndata: a\n\n", [b"a"]),
-        (b"data: a\nid: s:1\n\n", [b"a"]),
-        (b"data: a\ndata: b\n\n", [b"a\nb"]),
-        (b"\n\n\ndata: a\n\n", [b"a"]),
-        (b": ping\n\n", []),
-        (b"event: x\n\n", []),
-        (b"metadata: a\n\n", []),
-        (b"x: data: a\n\n", []),
-        (b"data: a\n\ndata: b\n\ndata: c", [b"a", b"b"]),
-    ],
-)
-def test_fields(written: bytes, found: list[bytes]) -> None:
-    assert EventScanner().feed(written) == found
 
 
 def test_bodies_with_a_length() -> None:

@@ -1,0 +1,221 @@
+"""The client library: streams of a server as Python iterates them, whatever becomes of the connections meanwhile.
+
+    async with Client("http://127.0.0.1:8000") as client:
+        async with client.generate(messages=[{"role": "user", "content": "Tell me a story."}]) as stream:
+            async for text in stream.text():
+                print(text, end="", flush=True)
+
+It needs httpx and msgspec, and loads nothing of the server. docs/client.md has the whole of it; the parts are in
+`app.client_stream`, `app.client_errors`, `app.client_transcript` and `app.jitter`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+import httpx
+import msgspec
+
+from app.client_background import Background
+from app.client_errors import (
+    AuthenticationFailed,
+    ClientError,
+    Conflict,
+    Expired,
+    GenerationFailed,
+    InvalidRequest,
+    NotAllowed,
+    NotFound,
+    NotReachable,
+    ProtocolError,
+    RateLimited,
+    Refused,
+    StreamClosed,
+    TextMismatch,
+    Unavailable,
+)
+from app.client_http import Http
+from app.client_request import RequestFields, encode_request
+from app.client_retry import Retries, RetryPolicy
+from app.client_stream import GenerationStream, OnExit, Opening, stream_path
+from app.client_transcript import ChoiceResult, Result
+from app.clock import SystemClock
+from app.ports import Clock
+from app.schema.frames import Delta, End, Error, Frame, Start
+from app.streams.status import StreamStatus
+
+__all__ = [
+    "AuthenticationFailed",
+    "ChoiceResult",
+    "Client",
+    "ClientError",
+    "Conflict",
+    "Delta",
+    "End",
+    "Error",
+    "Expired",
+    "Frame",
+    "GenerationFailed",
+    "GenerationStream",
+    "InvalidRequest",
+    "ModelInfo",
+    "NotAllowed",
+    "NotFound",
+    "NotReachable",
+    "ProtocolError",
+    "RateLimited",
+    "Refused",
+    "RequestFields",
+    "Result",
+    "RetryPolicy",
+    "Start",
+    "StreamClosed",
+    "StreamStatus",
+    "TextMismatch",
+    "Unavailable",
+]
+
+T = TypeVar("T")
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """A model that the server has. `created` is Unix seconds."""
+
+    id: str
+    created: int
+    owned_by: str
+
+
+class _ModelList(msgspec.Struct):
+    data: list[ModelInfo]
+
+
+class _Started(msgspec.Struct):
+    stream: str
+
+
+class Client:
+    """A server at `url`, which may have a path. Belongs to one event loop; used with `async with`, or ended with `aclose`.
+
+    `retry` says how often what fails for want of a server is tried again. A connection that says nothing for `silence_timeout_s`
+    is given up and made again; that must be more than the server's heartbeat (`streams.heartbeat_s`). `transport` and `clock` are
+    for tests.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        api_key: str | None = None,
+        retry: RetryPolicy | None = None,
+        connect_timeout_s: float = 5.0,
+        silence_timeout_s: float = 30.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._http = Http(
+            url,
+            api_key,
+            connect_timeout_s=connect_timeout_s,
+            silence_timeout_s=silence_timeout_s,
+            transport=transport,
+        )
+        self._policy = retry or RetryPolicy()
+        self._clock = clock or SystemClock()
+        self._background = Background()
+
+    def generate(
+        self,
+        *,
+        on_exit: OnExit = "cancel",
+        idempotency_key: str | None = None,
+        **request: Unpack[RequestFields],
+    ) -> GenerationStream:
+        """A stream to be started: nothing is sent before it is opened or read.
+
+        `on_exit`: what becomes of it when it is left before its end; "leave" also lets the server finish it without a reader.
+        With an `idempotency_key` of one's own, another process that asks the same gets the same stream.
+        """
+        if on_exit == "leave":
+            request.setdefault("on_disconnect", "continue")
+        key = idempotency_key or secrets.token_hex(16)
+        return self._stream(Opening(body=encode_request(request), idempotency_key=key), on_exit)
+
+    def resume(
+        self, stream: str, after: str | None = None, *, on_exit: OnExit = "cancel"
+    ) -> GenerationStream:
+        """A stream that was started before, by whomever with the same key: from its start, or behind the cursor `after`.
+
+        From the start on, its text is checked as that of a new one is; behind a cursor only that nothing is missing. Raises
+        `ValueError` when `after` is no cursor.
+        """
+        return self._stream(Opening(stream=stream, after=after), on_exit)
+
+    async def start(self, *, idempotency_key: str | None = None, **request: Unpack[RequestFields]) -> str:
+        """Starts a stream that nobody reads yet, and returns its name, for `resume`. It goes on to its end."""
+        body = encode_request(request, detach=True)
+        key = idempotency_key or secrets.token_hex(16)
+        answer = await self._persist(
+            lambda: self._http.call("POST", "/v1/streams", body, Idempotency_Key=key)
+        )
+        return _decode(answer, _Started).stream
+
+    async def cancel(self, stream: str) -> StreamStatus:
+        """Ends a stream; returns what is known of it. One that has ended stays as it is."""
+        return _decode(
+            await self._persist(lambda: self._http.call("DELETE", stream_path(stream))), StreamStatus
+        )
+
+    async def status(self, stream: str) -> StreamStatus:
+        """What is known of a stream."""
+        return _decode(await self._persist(lambda: self._http.call("GET", stream_path(stream))), StreamStatus)
+
+    async def models(self) -> list[ModelInfo]:
+        """What the server can be asked for."""
+        return _decode(await self._persist(lambda: self._http.call("GET", "/v1/models")), _ModelList).data
+
+    async def aclose(self) -> None:
+        """Closes all connections, when the streams that were left have been cancelled."""
+        await self._background.join()
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _stream(self, opening: Opening, on_exit: OnExit) -> GenerationStream:
+        return GenerationStream(
+            self._http,
+            opening,
+            self._retries(),
+            on_exit=on_exit,
+            clock=self._clock,
+            cancel=self.cancel,
+            background=self._background,
+        )
+
+    def _retries(self) -> Retries:
+        return Retries(self._policy, self._clock)
+
+    async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Tries until it succeeds or makes no sense any more. Only for what may be asked twice."""
+        retries = self._retries()
+        while True:
+            try:
+                return await attempt()
+            except ClientError as error:
+                await retries.wait(error)
+
+
+def _decode(answer: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(answer, type=kind)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"The server's answer is not what it should be: {error}.") from error

@@ -1,0 +1,74 @@
+"""Server-sent events from bytes as they come: the other side of `app.wire.sse`, after the HTML standard.
+
+Events may be cut anywhere. Only their data is of interest here: the frames of a native stream carry all that their ids say.
+"""
+
+from __future__ import annotations
+
+MAX_EVENT_BYTES = 1_048_576
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class EventTooLarge(ValueError):
+    """An event is larger than the scanner's bound."""
+
+
+class EventScanner:
+    """Server-sent events from body bytes: lines may end in `\\n`, `\\r\\n` or `\\r`. Comments and empty events vanish.
+
+    Holds one incomplete event, of `max_event_bytes` at most.
+    """
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_event_bytes = max_event_bytes
+        self._partial = b""
+        self._held_return = False
+        self._at_start = True
+
+    def feed(self, body: bytes) -> list[bytes]:
+        """The data of every event that `body` completes, several `data:` lines joined by newlines.
+
+        Raises `EventTooLarge`; the scanner is of no use after that.
+        """
+        if self._held_return or b"\r" in body:
+            body = self._with_plain_newlines(body)
+        text = self._partial + body if self._partial else body
+        if self._at_start:
+            text = self._without_mark(text)
+        blocks = text.split(b"\n\n")
+        self._partial = blocks.pop()
+        if len(self._partial) > self._max_event_bytes:
+            raise EventTooLarge(f"an event is larger than {self._max_event_bytes} bytes")
+        return [data for block in blocks if (data := _event_data(block)) is not None]
+
+    def _without_mark(self, text: bytes) -> bytes:
+        """The beginning of the stream, which may have a byte order mark. A part of one is kept until the rest is there."""
+        if len(text) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(text):
+            return text
+        self._at_start = False
+        return text.removeprefix(_BYTE_ORDER_MARK)
+
+    def _with_plain_newlines(self, body: bytes) -> bytes:
+        if self._held_return:
+            body = b"\r" + body
+        # A return at the very end may be the first half of `\r\n`: it waits for what comes next.
+        self._held_return = body.endswith(b"\r")
+        if self._held_return:
+            body = body[:-1]
+        return body.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def _event_data(block: bytes) -> bytes | None:
+    start = block.find(b"data:")
+    # Nearly every event has one data line and it is the last: no list of lines is made for it.
+    if start >= 0 and b"\n" not in block[start:] and (start == 0 or block[start - 1] == 0x0A):
+        return block[start + 6 :] if block[start + 5 : start + 6] == b" " else block[start + 5 :]
+    lines = [
+        _field_value(line) for line in block.split(b"\n") if line == b"data" or line.startswith(b"data:")
+    ]
+    return b"\n".join(lines) if lines else None
+
+
+def _field_value(line: bytes) -> bytes:
+    value = line[5:]
+    return value[1:] if value.startswith(b" ") else value

@@ -1,0 +1,113 @@
+"""The examples of the documents, run as they stand there.
+
+Every block that is marked `python` or `sh` is run, each by itself, in an empty folder; blocks with another mark, or none, are not.
+The addresses of the shipped configuration become those of the running server. An example fails when it ends with an error, and
+when it prints nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cluster import ROOT, Cluster
+
+DOCUMENTS = ("docs/api.md", "docs/client.md")
+SECTION = "One example per protocol"
+PROTOCOLS = ("Server-sent events", "OpenAI dialect", "Client library", "Command line")
+TIMEOUT_S = 120
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_HEADING = re.compile(r"^(#+) (.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A block that is to be run. `headings` are those above it, the document's own first."""
+
+    document: str
+    line: int
+    language: str
+    code: str
+    headings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.document}:{self.line}"
+
+
+def examples(document: str, text: str) -> Iterator[Example]:
+    """The blocks of a document that are to be run."""
+    # Comments of a shell look like headings: what is in a block is blanked before headings are looked for.
+    prose = _FENCE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
+    for match in _FENCE.finditer(text):
+        if match[1] in ("python", "sh"):
+            above: dict[int, str] = {}
+            for heading in _HEADING.finditer(prose[: match.start()]):
+                level = len(heading[1])
+                above = {deep: title for deep, title in above.items() if deep < level} | {level: heading[2]}
+            line = text.count("\n", 0, match.start()) + 1
+            yield Example(document, line, match[1], match[2], tuple(above.values()))
+
+
+EXAMPLES = [example for path in DOCUMENTS for example in examples(path, (ROOT / path).read_text("utf-8"))]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_protocol_has_an_example(protocol: str) -> None:
+    assert [
+        example for example in EXAMPLES if SECTION in example.headings and protocol == example.headings[-1]
+    ]
+
+
+def test_no_protocol_is_forgotten() -> None:
+    shown = {example.headings[-1] for example in EXAMPLES if SECTION in example.headings}
+    assert shown == set(PROTOCOLS)
+
+
+def at_home(server: Cluster, code: str) -> str:
+    """`code` with the addresses of the running server."""
+    assert "127.0.0.1:8000" in code or "streaming-inference" in code or "127.0.0.1" not in code
+    return code.replace("127.0.0.1:8000", server.base_url.removeprefix("http://"))
+
+
+def environment(server: Cluster) -> dict[str, str]:
+    """What a user's shell would have: the project installed, and the command line told where the server is."""
+    return {
+        **server.environment,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "STREAMING_INFERENCE_URL": server.base_url,
+    }
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_the_example_runs(server: Cluster, tmp_path: Path, example: Example) -> None:
+    path = tmp_path / f"example.{example.language}"
+    path.write_text(at_home(server, example.code), "utf-8")
+    command = [sys.executable] if example.language == "python" else ["bash", "-euo", "pipefail"]
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    done = subprocess.run(
+        [*command, str(path)],
+        cwd=folder,
+        env=environment(server),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, f"{example.name}:\n{done.stdout}\n{done.stderr}"
+    assert done.stdout.strip(), f"{example.name} printed nothing"
+
+
+def test_how_blocks_are_found() -> None:
+    text = "# A\n\n```sh\n# not a heading\nls\n```\n\n## B\n\n### C\n```json\n{}\n```\n```python\npass\n```\n## D\n```\nno\n```\n```sh\nls\n```\n"
+    found = [(example.line, example.language, example.headings) for example in examples("a.md", text)]
+    assert found == [(3, "sh", ("A",)), (14, "python", ("A", "B", "C")), (21, "sh", ("A", "D"))]

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from app.proto import generation_pb2 as pb
 from app.proto.generation_pb2_grpc import GenerationStub
 from tests.integration.cluster import Cluster
-from tests.integration.conftest import SIMULATED, SINGLE
+from tests.integration.conftest import SIMULATED, SINGLE, integration_config
 from tests.integration.sse_client import get, post
 
 SERVICE = "streaming_inference.v1.Generation"
@@ -167,11 +167,14 @@ def test_cancel_ends_the_stream_of_another_call(server: Cluster) -> None:
     async def test(stub: Any, client: httpx.AsyncClient) -> None:
         call = stub.Generate(pb.GenerateRequest(**ENDLESS))
         start = await call.read()
+        while not (await call.read()).HasField("delta"):
+            pass
         reply = await stub.Cancel(pb.CancelRequest(stream=start.start.stream))
         assert (reply.state, reply.stream) == ("ended", start.start.stream)
         assert reply.choices[0].finish_reason == pb.FINISH_REASON_CANCELLED
-        frames = [frame async for frame in call]
-        assert frames[-1].end.choices[0].finish_reason == pb.FINISH_REASON_CANCELLED
+        while not (frame := await call.read()).HasField("end"):
+            pass
+        assert frame.end.choices[0].finish_reason == pb.FINISH_REASON_CANCELLED
         assert await stub.Cancel(pb.CancelRequest(stream=start.start.stream)) == reply
 
     live(server, test)
@@ -239,56 +242,77 @@ async def state(client: httpx.AsyncClient, stream: str) -> dict[str, Any]:
     return found
 
 
-WIDE: dict[str, Any] = {"model": SINGLE, "prompt": "x", "max_tokens": 2000, "logprobs": 20}
+WIDE: dict[str, Any] = {"model": SIMULATED, "prompt": "x", "max_tokens": 2000, "logprobs": 20, "n": 4}
+STEADY_S = 3.0
+# What clients read ahead grows with the speed of the connection, unless they are told not to measure it.
+READS_LITTLE_AHEAD = [("grpc.http2.bdp_probe", 0)]
 
 
-def test_a_client_that_does_not_read_pauses_its_stream(server: Cluster) -> None:
-    """Log probabilities make the frames large: what fits into the buffers on the way is not much then."""
+async def stands_at(client: httpx.AsyncClient, stream: str) -> str:
+    """The cursor of a stream that runs, when it has stopped moving."""
+    seen = [""]
+    until_s = time.monotonic() + 60
+    while seen[-1] not in seen[:-1]:
+        assert time.monotonic() < until_s, seen
+        await asyncio.sleep(STEADY_S)
+        found = await state(client, stream)
+        assert found["state"] == "running", found
+        seen.append(found["cursor"])
+    return seen[-1]
 
-    async def test(stub: Any, client: httpx.AsyncClient) -> None:
-        call = stub.Generate(pb.GenerateRequest(**WIDE, on_disconnect=pb.ON_DISCONNECT_CANCEL))
-        start = await call.read()
-        cursors: list[int] = []
-        until_s = time.monotonic() + 60
-        while len(cursors) < 3 or cursors[-1] != cursors[-3]:
-            assert time.monotonic() < until_s, cursors
-            await asyncio.sleep(1)
-            cursors.append(int((await state(client, start.start.stream))["cursor"]))
-        print(f"\npaused at token {cursors[-1]}")
-        assert cursors[-1] < 2000
-        frames = [await call.read() for _ in range(cursors[-1] // 2)]
-        assert frames[-1].HasField("delta")
-        until_s = time.monotonic() + 20
-        while int((await state(client, start.start.stream))["cursor"]) == cursors[-1]:
-            assert time.monotonic() < until_s, "it does not go on"
-            await asyncio.sleep(0.2)
-        await asyncio.sleep(8)
-        call.cancel()
-        took_s = await place_is_free_within(client)
-        print(f"cancelled: free after {took_s:.3f} s")
-        assert took_s < FREED_S
+
+@pytest.mark.parametrize("kind", ["call", "conversation"])
+def test_a_client_that_does_not_read_pauses_its_stream(server: Cluster, kind: str) -> None:
+    """Log probabilities and four choices make the frames large: what fits into the buffers on the way is not much then."""
+    request = pb.GenerateRequest(**WIDE, on_disconnect=pb.ON_DISCONNECT_CANCEL)
+
+    async def test(_: Any, client: httpx.AsyncClient) -> None:
+        async with grpc.aio.insecure_channel(server.grpc_address, options=READS_LITTLE_AHEAD) as channel:
+            stub: Any = GenerationStub(channel)
+            if kind == "call":
+                call = stub.Generate(request)
+            else:
+                call = stub.Converse()
+                await call.write(pb.ClientMessage(generate=request))
+            stream = (await call.read()).start.stream
+            cursor = await stands_at(client, stream)
+            frames = 0
+            while (await call.read()).cursor != cursor:
+                frames += 1
+            print(f"\n{kind}: paused at {cursor}, {frames} frames ahead of the client")
+            # It goes on when it is read, and stands still again when it is not.
+            later = await stands_at(client, stream)
+            assert sum(map(int, later.split("."))) > sum(map(int, cursor.split(".")))
+            call.cancel()
+            await asyncio.sleep(STEADY_S)
+            assert (await state(client, stream))["cursor"] == later
+            assert (await state(client, stream))["state"] == "ended"
 
     live(server, test)
 
 
+def check_health_and_reflection(channel: grpc.Channel) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    for name in ("", SERVICE):
+        answer = stub.Check(health_pb2.HealthCheckRequest(service=name))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    with pytest.raises(grpc.RpcError) as unknown:
+        stub.Check(health_pb2.HealthCheckRequest(service="other"))
+    assert unknown.value.code() == grpc.StatusCode.NOT_FOUND
+    watch = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+    watch.cancel()
+    assert set(stub.List(health_pb2.HealthListRequest()).statuses) == {"", SERVICE}
+
+    database = ProtoReflectionDescriptorDatabase(channel)
+    assert {SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
+    service = DescriptorPool(database).FindServiceByName(SERVICE)
+    assert {method.name for method in service.methods} == {"Generate", "Resume", "Cancel", "Converse"}
+
+
 def test_health_and_reflection(server: Cluster) -> None:
     with grpc.insecure_channel(server.grpc_address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        for name in ("", SERVICE):
-            answer = stub.Check(health_pb2.HealthCheckRequest(service=name))
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        with pytest.raises(grpc.RpcError) as unknown:
-            stub.Check(health_pb2.HealthCheckRequest(service="other"))
-        assert unknown.value.code() == grpc.StatusCode.NOT_FOUND
-        watch = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
-        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        watch.cancel()
-        assert set(stub.List(health_pb2.HealthListRequest()).statuses) == {"", SERVICE}
-
-        database = ProtoReflectionDescriptorDatabase(channel)
-        assert {SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
-        service = DescriptorPool(database).FindServiceByName(SERVICE)
-        assert {method.name for method in service.methods} == {"Generate", "Resume", "Cancel", "Converse"}
+        check_health_and_reflection(channel)
 
 
 def test_a_conversation(server: Cluster) -> None:
@@ -342,3 +366,51 @@ def test_a_conversation_that_breaks_leaves_its_streams(server: Cluster) -> None:
         assert took_s < FREED_S
 
     live(server, test)
+
+
+def test_with_the_own_proxy_of_serve() -> None:
+    """Without HAProxy the proxy is another process: statuses, cancellation and conversations get through it all the same."""
+    config = integration_config()
+    args = config["applications"][0]["args"]
+    args["models"] = [model for model in args["models"] if model["name"] == SINGLE]
+    args["ingress"] = {"replicas": 1}
+    del config["controller_options"]
+    cluster = Cluster(config)
+
+    async def test(stub: Any, client: httpx.AsyncClient) -> None:
+        few = {"model": SINGLE, "prompt": "x", "max_tokens": 5, "seed": 1}
+        expected = (await post(client, few)).hashes
+        frames = [frame async for frame in stub.Generate(pb.GenerateRequest(**few))]
+        assert [sha256(text_of(frames))] == list(frames[-1].end.text_sha256) == expected
+
+        code, metadata, _ = await failure(stub.Generate(pb.GenerateRequest(**few, n=0)))
+        assert code == grpc.StatusCode.INVALID_ARGUMENT
+        assert metadata["details"] == "invalid_request: n must be at least 1, not 0."
+        code, metadata, _ = await failure(stub.Cancel(pb.CancelRequest(stream="st_1")))
+        assert (code, metadata["error-code"]) == (grpc.StatusCode.NOT_FOUND, "stream_not_found")
+        slow = pb.GenerateRequest(**{**few, "max_tokens": 2000, "timeout_s": 0.5})
+        code, metadata, frames = await failure(stub.Generate(slow))
+        assert (code, frames[-1].error.error.code) == (grpc.StatusCode.DEADLINE_EXCEEDED, "timeout")
+        assert metadata["error-code"] == "timeout"
+
+        call = stub.Generate(pb.GenerateRequest(**ENDLESS, on_disconnect=pb.ON_DISCONNECT_CANCEL))
+        for _ in range(5):
+            await call.read()
+        call.cancel()
+        assert await place_is_free_within(client) < FREED_S
+
+        conversation = stub.Converse()
+        await conversation.write(pb.ClientMessage(ref="a", generate=pb.GenerateRequest(**few)))
+        await conversation.write(pb.ClientMessage(ref="b", cancel=pb.CancelRequest(stream="st_1")))
+        await conversation.done_writing()
+        said = [frame async for frame in conversation]
+        assert [frame.ref for frame in said if frame.HasField("refusal")] == ["b"]
+        assert [sha256(text_of(said))] == expected
+
+    try:
+        cluster.start()
+        live(cluster, test)
+        with grpc.insecure_channel(cluster.grpc_address) as channel:
+            check_health_and_reflection(channel)
+    finally:
+        cluster.stop()

@@ -30,11 +30,11 @@ def command(*scenarios: str) -> list[str]:
 
 
 def environment(cluster: Cluster, transport: str) -> dict[str, str]:
-    """With the variables of the cluster calls go over gRPC; a driver that knows nothing of them uses Ray's actor calls."""
-    variables = cluster.config["controller_options"]["runtime_env"]["env_vars"]
+    """Calls go over gRPC if the caller asks for it; a driver that knows nothing of that uses Ray's actor calls."""
+    use_grpc = "1" if transport == "grpc" else "0"
     return {
         **cluster.environment,
-        **(variables if transport == "grpc" else {}),
+        "RAY_SERVE_USE_GRPC_BY_DEFAULT": use_grpc,
         "RAY_ADDRESS": cluster.ray_address,
     }
 
@@ -98,15 +98,14 @@ def test_a_call_that_is_dropped_frees_its_place(results: Results) -> None:
     assert results["application"]["freed_s"] < FREED_S
 
 
-def test_a_caller_that_is_killed_frees_its_place(server: Cluster, transport: str) -> None:
+def test_a_caller_that_is_killed_frees_its_place(server: Cluster) -> None:
+    """Over gRPC. Nobody tells an actor that the caller of one of its methods is dead: there the stream goes on to its end."""
     driver = subprocess.Popen(
-        command("hang"), cwd=ROOT, env=environment(server, transport), stdout=subprocess.PIPE, text=True
+        command("hang"), cwd=ROOT, env=environment(server, "grpc"), stdout=subprocess.PIPE, text=True
     )
     try:
         assert driver.stdout is not None
-        for line in driver.stdout:
-            if "hang" in line:
-                break
+        assert any("hang" in line for line in driver.stdout), "the caller has no stream"
     finally:
         driver.kill()
         driver.communicate()
@@ -114,6 +113,6 @@ def test_a_caller_that_is_killed_frees_its_place(server: Cluster, transport: str
     short = {"model": SINGLE, "prompt": "y", "max_tokens": 1, "stream": False}
     answer = httpx.post(f"{server.base_url}/v1/streams", json=short, timeout=60)
     took_s = time.monotonic() - began_s
-    print(f"\n{transport}: free {took_s:.3f} s after the caller was killed")
+    print(f"\nfree {took_s:.3f} s after the caller was killed")
     assert answer.status_code == 200
-    assert took_s < 10
+    assert took_s < FREED_S

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 # Debian programs that the tests drive.
-SYSTEM_PACKAGES ?= chromium chromium-driver nginx-light redis-server
+SYSTEM_PACKAGES ?= chromium chromium-driver curl nginx-light redis-server
 
 SERVE_READY := $(VENV)/.ready-to-serve
 TEST_READY := $(VENV)/.ready-to-test

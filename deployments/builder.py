@@ -16,20 +16,22 @@ from deployments.ingress import Ingress
 from deployments.stream_log import StreamLog, log_bounds
 from deployments.tokenizer import Tokenizer
 
-ROUTER = "deployments.router.GeneratorRouter"
+ROUTER = {"request_router_class": "deployments.router.ReplicaRouter"}
 BACKPRESSURE = {"status_code": 503, "retry_after_s": 1}
 CALLS_BESIDE_JOBS = 64
 """Calls that a generator replica takes besides its jobs: a channel and a control of each ingress process, and refusals."""
 UTILISATION = 0.7
 """Share of a generator's places in the batch that is in use when Serve's autoscaling is content."""
-TOKENIZER_ONGOING = 64
-TOKENIZER_QUEUED = 256
 INGRESS_ONGOING = 4096
 INGRESS_QUEUED = 256
-LOG_ONGOING = 4096
-"""Calls that the log of streams takes at once. Each ingress process waits in one for orders, and in one per followed stream."""
-LOG_QUEUED = 256
 DRAIN_MARGIN_S = 10
+LINKED: dict[str, Any] = {
+    "max_ongoing_requests": 64,
+    "max_queued_requests": 256,
+    "backpressure_config": BACKPRESSURE,
+    "request_router_config": ROUTER,
+}
+"""Of deployments that work over links, which have bounds of their own: Serve's calls only ask what they are, and where."""
 QUIET = {"enable_access_log": False}
 """The ingress logs requests; behind it, a line for each call would cost more than it tells."""
 
@@ -60,9 +62,7 @@ def _stream_log(args: Settings) -> Application:
     deployment = serve.deployment(
         name="StreamLog",
         num_replicas=1,  # one memory; with two, each would know half of the streams
-        max_ongoing_requests=LOG_ONGOING,
-        max_queued_requests=LOG_QUEUED,
-        backpressure_config=BACKPRESSURE,
+        **LINKED,
         logging_config=QUIET,
         ray_actor_options={"num_cpus": 0},
     )(StreamLog)
@@ -80,9 +80,7 @@ def _tokenizer(model: ModelSettings, label: str) -> Application:
     deployment = serve.deployment(
         name=f"Tokenizer:{label}",
         num_replicas=model.tokenizer_replicas,
-        max_ongoing_requests=TOKENIZER_ONGOING,
-        max_queued_requests=TOKENIZER_QUEUED,
-        backpressure_config=BACKPRESSURE,
+        **LINKED,
         logging_config=QUIET,
         ray_actor_options={"num_cpus": 0},
     )(Tokenizer)
@@ -95,7 +93,7 @@ def _generator(model: ModelSettings, label: str, args: Settings) -> Application:
         max_ongoing_requests=model.sequences_per_replica + CALLS_BESIDE_JOBS,
         max_queued_requests=model.max_waiting_sequences,
         backpressure_config=BACKPRESSURE,
-        request_router_config={"request_router_class": ROUTER},
+        request_router_config=ROUTER,
         graceful_shutdown_timeout_s=args.limits.request_timeout_s + DRAIN_MARGIN_S,
         logging_config=QUIET,
         ray_actor_options=_actor_options(model),

@@ -29,6 +29,7 @@ from deployments.generator_client import GeneratorClient
 from deployments.grpc_servicer import CallContext, GenerationServicer
 from deployments.handle_calls import Fields, HandleCalls
 from deployments.health_servicer import HealthServicer
+from deployments.link_client import LinkClient, links_to
 from deployments.replica_directory import directory_of
 from deployments.stream_log import log_bounds
 from deployments.stream_log_client import StreamLogClient
@@ -59,8 +60,9 @@ class Ingress:
         self._settings = settings
         self._name = f"{serve.get_replica_context().replica_id.unique_id}-{secrets.token_hex(4)}"
         self._generators = {name: self._generator_client(name, handle) for name, handle in generators.items()}
+        self._links: list[LinkClient] = []
         models = {
-            model.name: Model(model, TokenizerClient(tokenizers[model.name]), self._generators[model.name])
+            model.name: Model(model, self._tokenizer(tokenizers[model.name]), self._generators[model.name])
             for model in settings.models
         }
         self._close_log: Callable[[], Awaitable[None]] | None = None
@@ -72,9 +74,11 @@ class Ingress:
         self._health = HealthServicer(self._service)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Called by Serve, once, on the event loop that will serve. Channels open from here on."""
+        """Called by Serve, once, on the event loop that will serve. Channels and links open from here on."""
         for generator in self._generators.values():
             generator.start()
+        for link in self._links:
+            link.start()
         loop = asyncio.get_running_loop()
         self._loading = loop.create_task(self._load())
         self._running = loop.create_task(self._service.run())
@@ -168,12 +172,14 @@ class Ingress:
             await self._close_log()
         for generator in self._generators.values():
             await generator.close()
+        for link in self._links:
+            await link.close()
         await super().__del__()  # type: ignore[misc]  # Serve's wrapper, which ends the lifespan of the application
 
     def _log(self, handle: DeploymentHandle[Any] | None) -> StreamLog:
         """The log of streams that the settings name."""
         if handle is not None:
-            return StreamLogClient(handle)
+            return StreamLogClient(self._link(handle))
         from app.streams.redis_log import RedisStreamLog  # who does without Redis need not have its client
 
         url = self._settings.streams.redis_url
@@ -181,6 +187,14 @@ class Ingress:
         log = RedisStreamLog(url, log_bounds(self._settings))
         self._close_log = log.close
         return log
+
+    def _tokenizer(self, handle: DeploymentHandle[Any]) -> TokenizerClient:
+        return TokenizerClient(handle, self._link(handle))
+
+    def _link(self, handle: DeploymentHandle[Any]) -> LinkClient:
+        link = links_to(handle)
+        self._links.append(link)
+        return link
 
     def _generator_client(self, name: str, handle: DeploymentHandle[Any]) -> GeneratorClient:
         model = next(model for model in self._settings.models if model.name == name)

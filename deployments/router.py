@@ -1,7 +1,7 @@
-"""How a call finds its generator replica: by load, or by name.
+"""How a call finds its replica: by load, or by name.
 
-A call with a `session_id` goes to the replica of that unique id; channels and controls are sent so. All others go to the one
-with fewer calls under way of two that are picked at random, silent replicas left out while others answer.
+A call with a `session_id` goes to the replica of that unique id: channels, controls, and asking for the address of a link. All
+others go to the one with fewer calls under way of two that are picked at random, silent replicas left out while others answer.
 
 Serve ships the router class by value, so a class or a variable of this module is another one in every process that routes:
 what must be shared lives in `deployments.replica_directory`.
@@ -18,8 +18,8 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 from deployments.replica_directory import ReplicaDirectory, ReplicaGone, directory_of
 
 
-class GeneratorRouter(RequestRouter):
-    """Serve's request router of the generator deployments. Publishes the replicas that it hears of in their directory."""
+class ReplicaRouter(RequestRouter):
+    """Serve's request router of the deployments behind the ingress. Publishes the replicas of one in its directory."""
 
     _directory: ReplicaDirectory
 

@@ -6,11 +6,14 @@ It does not outlive its process. Ingress processes tell a new one about the stre
 from __future__ import annotations
 
 import msgspec
+import ray
 
 from app.clock import SystemClock
 from app.errors import ServiceError
 from app.settings import Settings
 from app.streams.memory_log import LogBounds, MemoryStreamLog
+from deployments.link import encode_address
+from deployments.link_server import LinkServer
 from deployments.log_calls import Done, LogCall, decode_call, encode
 from deployments.refusal import refusal
 
@@ -27,11 +30,20 @@ def log_bounds(settings: Settings) -> LogBounds:
     )
 
 
+MAX_CALLS = 4096
+"""Calls that are done at once. Each ingress process waits in one for orders, and in one per followed stream."""
+
+
 class StreamLog:
-    """A `MemoryStreamLog` behind one method, which takes an encoded `LogCall`."""
+    """A `MemoryStreamLog` behind one method, which takes an encoded `LogCall` and is called on links."""
 
     def __init__(self, bounds: LogBounds) -> None:
         self._log = MemoryStreamLog(bounds, SystemClock())
+        self._link = LinkServer(self.call, max_calls=MAX_CALLS)
+
+    async def link_address(self) -> bytes:
+        """The encoded `LinkAddress` on which `call` can be reached."""
+        return encode_address(await self._link.listen(ray.util.get_node_ip_address()))
 
     async def call(self, data: bytes) -> bytes:
         """The encoded answer of the call, or a `Refused`. Cancelling it cancels the call."""

@@ -1,19 +1,15 @@
-"""The log of streams as an ingress sees it: implements `app.streams.log.StreamLog` over a handle of its deployment."""
+"""The log of streams as an ingress sees it: implements `app.streams.log.StreamLog` over a link to its deployment."""
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 from collections.abc import Sequence
 from typing import Any
 
-from ray.serve.handle import DeploymentHandle
-
-from app.errors import LogUnavailable, ServiceError
+from app.errors import LogUnavailable
 from app.streams.log import Append, Excerpt, Idempotency, Order, Refusal, StreamRecord
 from deployments import log_calls
-from deployments.calls import serve_options
 from deployments.faults import RETRY_AFTER_S, from_call
+from deployments.link import Link
 from deployments.log_calls import LogCall, answer_of, encode
 
 CALL_TIMEOUT_S = 5.0
@@ -22,8 +18,8 @@ CALL_TIMEOUT_S = 5.0
 class StreamLogClient:
     """See the port. A call that fails, or takes longer than it may, raises `LogUnavailable`."""
 
-    def __init__(self, handle: DeploymentHandle[Any]) -> None:
-        self._handle = handle.options(method_name="call", **serve_options())
+    def __init__(self, link: Link) -> None:
+        self._link = link
 
     async def create(self, record: StreamRecord, driver: str, idempotency: Idempotency | None = None) -> str:
         result: str = await self._call(log_calls.Create(record, driver, idempotency))
@@ -57,25 +53,8 @@ class StreamLogClient:
         await self._call(log_calls.OrderCancel(stream))
 
     async def _call(self, call: LogCall, wait_s: float = 0.0) -> Any:
-        """The result of one call, made outside of Serve's request context."""
-        data = encode(call)
-
-        async def answer() -> bytes:
-            received: bytes = await self._handle.remote(data)
-            return received
-
-        task = asyncio.get_running_loop().create_task(answer(), context=contextvars.Context())
         try:
-            async with asyncio.timeout(CALL_TIMEOUT_S + wait_s):
-                received = await task
-        except asyncio.CancelledError:
-            if asyncio.current_task().cancelling():  # type: ignore[union-attr]
-                raise
-            raise LogUnavailable(
-                "The log of streams is stopping. Try again.", retry_after_s=RETRY_AFTER_S
-            ) from None
-        except ServiceError:
-            raise
+            received = await self._link.call(encode(call), CALL_TIMEOUT_S + wait_s)
         except Exception as error:
             raise LogUnavailable(
                 from_call(error, "log of streams").message, retry_after_s=RETRY_AFTER_S

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import msgspec
+import ray
 
 from app.errors import InvalidRequest, PromptTooLong, ServiceError
 from app.ports import ModelCard
 from app.schema.requests import GenerationRequest, Message
 from app.settings import ModelSettings
+from deployments.link import encode_address
+from deployments.link_server import LinkServer
 from deployments.model_files import bare_copy, describe, load_transformers_tokenizer, model_path
 from deployments.refusal import refusal
 from deployments.tokenizer_client import Encoded
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 MAX_CHARACTERS_PER_TOKEN = 16
 MAX_THREADS = 4
+MAX_CALLS = 256
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_request = msgspec.msgpack.Decoder(GenerationRequest).decode
@@ -100,9 +104,14 @@ class Tokenizer:
         self._encoder = PromptEncoder(settings)
         threads = max(1, min(MAX_THREADS, os.cpu_count() or 1))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encode")
+        self._link = LinkServer(self.encode, max_calls=MAX_CALLS)
 
     async def describe(self) -> bytes:
         return _encode(self._encoder.card)
+
+    async def link_address(self) -> bytes:
+        """The encoded `LinkAddress` on which `encode` can be reached."""
+        return encode_address(await self._link.listen(ray.util.get_node_ip_address()))
 
     async def encode(self, request: bytes) -> bytes:
         decoded = _decode_request(request)

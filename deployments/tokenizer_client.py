@@ -1,10 +1,9 @@
-"""The tokenizer of one model as the ingress sees it: implements `app.ports.Tokenizer` over a deployment handle."""
+"""The tokenizer of one model as the ingress sees it: implements `app.ports.Tokenizer` over a handle and a link."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ from app.ports import ModelCard
 from app.schema.requests import GenerationRequest
 from deployments.calls import serve_options
 from deployments.faults import RETRY_AFTER_S, from_call
+from deployments.link import Link, LinkBroken
 from deployments.refusal import Refused, from_refusal
 
 DESCRIBE_TIMEOUT_S = 10.0
@@ -34,46 +34,43 @@ decode_card = msgspec.msgpack.Decoder(ModelCard).decode
 
 
 class TokenizerClient:
-    """The tokenizer deployment of one model. Cancelling a call cancels it on the other side."""
+    """The tokenizer deployment of one model. Described through Serve, while encoding needs the link."""
 
-    def __init__(self, handle: DeploymentHandle[Any]) -> None:
-        options = serve_options()
-        self._describe = handle.options(method_name="describe", **options)
-        self._encode = handle.options(method_name="encode", **options)
+    def __init__(self, handle: DeploymentHandle[Any], link: Link) -> None:
+        self._describe = handle.options(method_name="describe", **serve_options())
+        self._link = link
 
     async def describe(self) -> ModelCard:
         """See `app.ports.Tokenizer.describe`."""
-        return decode_card(await _call(lambda: self._describe.remote(), DESCRIBE_TIMEOUT_S))
+        task = asyncio.get_running_loop().create_task(self._described(), context=contextvars.Context())
+        try:
+            async with asyncio.timeout(DESCRIBE_TIMEOUT_S):
+                return decode_card(await task)
+        except asyncio.CancelledError:
+            if asyncio.current_task().cancelling():  # type: ignore[union-attr]
+                raise
+            # The other side has cancelled the call.
+            raise GeneratorUnavailable(
+                "The tokenizer is stopping. Try again.", retry_after_s=RETRY_AFTER_S
+            ) from None
+        except Exception as error:
+            raise from_call(error, "tokenizer") from error
 
     async def encode(self, request: GenerationRequest) -> list[int]:
-        """See `app.ports.Tokenizer.encode`."""
+        """See `app.ports.Tokenizer.encode`. A call that breaks is made once more: it changes nothing."""
         payload = msgspec.msgpack.encode(request)
-        encoding: Encoding = decode_encoding(
-            await _call(lambda: self._encode.remote(payload), ENCODE_TIMEOUT_S)
-        )
+        try:
+            try:
+                received = await self._link.call(payload, ENCODE_TIMEOUT_S)
+            except LinkBroken:
+                received = await self._link.call(payload, ENCODE_TIMEOUT_S)
+        except Exception as error:
+            raise from_call(error, "tokenizer") from error
+        encoding: Encoding = decode_encoding(received)
         if isinstance(encoding, Refused):
             raise from_refusal(encoding)
         return encoding.token_ids
 
-
-async def _call(start: Callable[[], Any], timeout_s: float) -> bytes:
-    """The answer of a unary call, made outside of Serve's request context."""
-
-    async def call() -> bytes:
-        answer: bytes = await start()
-        return answer
-
-    work: Coroutine[Any, Any, bytes] = call()
-    task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await task
-    except asyncio.CancelledError:
-        if asyncio.current_task().cancelling():  # type: ignore[union-attr]
-            raise
-        # The other side has cancelled the call.
-        raise GeneratorUnavailable(
-            "The tokenizer is stopping. Try again.", retry_after_s=RETRY_AFTER_S
-        ) from None
-    except Exception as error:
-        raise from_call(error, "tokenizer") from error
+    async def _described(self) -> bytes:
+        card: bytes = await self._describe.remote()
+        return card

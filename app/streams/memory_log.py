@@ -223,6 +223,9 @@ class MemoryStreamLog:
 
     def _find(self, stream: str, owner: str | None = None) -> _Stream:
         found = self._streams.get(stream)
+        if found is not None and found.ending is not None and found.expires_s <= self._clock.monotonic():
+            self._forget(stream)  # though nobody has swept since
+            found = None
         if found is not None and owner in (None, found.record.owner):
             return found
         if found is None and stream in self._tombstones and owner in (None, self._tombstones[stream]):

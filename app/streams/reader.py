@@ -56,6 +56,7 @@ class Reader:
         self.window = None if window_tokens is None else Window(positions, window_tokens)
         self._positions = positions
         self._started = resumed
+        self._plain = len(positions) == 1 and window_tokens is None and not stream.shows_tokens
 
     def take(self) -> list[Frame]:
         """The frames that became ready since the last call, each choice's tokens in one delta; the terminal frame once.
@@ -64,9 +65,11 @@ class Reader:
         reader.
         """
         stream = self.stream
-        frames: list[Frame] = []
         if self.ended or self.cut:
-            return frames
+            return []
+        if self._started and self._plain and stream.ending is None and not stream.paused:
+            return self._take_text()
+        frames: list[Frame] = []
         if not self._started:
             self._started = True
             frames.append(stream.start)
@@ -86,6 +89,16 @@ class Reader:
         if stream.paused:
             stream.progressed()
         return frames
+
+    def _take_text(self) -> list[Frame]:
+        """`take` as it is for nearly every token: one choice, nothing but its text, no ending."""
+        choice = self.stream.choices[0]
+        begin, end = self._positions[0], len(choice.token_ids)
+        text = choice.text(begin, end) if begin < end else ""
+        if not text:
+            return []
+        self._positions[0] = end
+        return [Delta(str(end), 0, text, end - begin)]
 
     def acknowledge(self, cursor: str) -> None:
         """Moves the window on behind `cursor`; one from before the last acknowledged changes nothing.

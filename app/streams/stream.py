@@ -257,7 +257,8 @@ class Stream:
             self._call_readers()
 
     def _call_readers(self) -> None:
-        for reader in tuple(self._readers):
+        readers = self._readers
+        for reader in readers if len(readers) == 1 else tuple(readers):
             if reader.on_ready is not None and (reader.window is None or reader.may_take):
                 reader.on_ready()
 

@@ -34,6 +34,7 @@ class ChoiceText:
         "_detokenizer",
         "_matcher",
         "_min_tokens",
+        "_push",
         "engine_finish",
         "finish_reason",
         "pieces",
@@ -52,6 +53,7 @@ class ChoiceText:
         self.engine_finish: EngineFinish | None = None
         self._min_tokens = min_tokens
         self._detokenizer = make_detokenizer(tokenizer, prompt_tail)
+        self._push = self._detokenizer.push
         self._matcher = StopMatcher(stops)
 
     def push(
@@ -71,7 +73,8 @@ class ChoiceText:
             return
         if finish is None and not self._matcher.watching:
             self.token_ids += token_ids
-            self.pieces += map(self._detokenizer.push, token_ids)
+            for token_id in token_ids:
+                self.pieces.append(self._push(token_id))
             return
         last = len(token_ids) - 1 if finish in ("stop", "length") else -1
         for i, token_id in enumerate(token_ids):

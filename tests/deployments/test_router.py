@@ -12,7 +12,7 @@ from ray.serve._private.common import DeploymentHandleSource, DeploymentID, Repl
 from ray.serve.request_router import PendingRequest, RunningReplica
 
 from deployments.replica_directory import ReplicaGone, directory_of
-from deployments.router import GeneratorRouter
+from deployments.router import ReplicaRouter
 
 DEPLOYMENT = DeploymentID(name="Generator:test", app_name="streaming")
 
@@ -30,8 +30,8 @@ def names(ranked: list[list[RunningReplica]]) -> list[str]:
     return [replica.replica_id.unique_id for rank in ranked for replica in rank]
 
 
-def router() -> GeneratorRouter:
-    made = GeneratorRouter(deployment_id=DEPLOYMENT, handle_source=DeploymentHandleSource.REPLICA)
+def router() -> ReplicaRouter:
+    made = ReplicaRouter(deployment_id=DEPLOYMENT, handle_source=DeploymentHandleSource.REPLICA)
     made.initialize_state()
     return made
 

@@ -5,34 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
 from app.errors import LogUnavailable
 from app.settings import Settings
 from app.streams.memory_log import LogBounds, MemoryStreamLog
+from deployments.link import LinkBroken, LinkBusy, LinkFailed
 from deployments.stream_log import StreamLog, log_bounds
 from deployments.stream_log_client import StreamLogClient
 from tests.contracts.stream_log import LEASE_S, RETENTION_S, StreamLogContract
 from tests.fakes.clock import FakeClock
+from tests.fakes.link import LocalLink
 from tests.fakes.requests import record
-
-
-class LocalHandle:
-    """A deployment handle as far as the client needs one. `failure` is raised by the next calls."""
-
-    def __init__(self, log: StreamLog) -> None:
-        self._log = log
-        self.failure: Exception | None = None
-
-    def options(self, **_: Any) -> LocalHandle:
-        return self
-
-    async def remote(self, data: bytes) -> bytes:
-        if self.failure is not None:
-            raise self.failure
-        return await self._log.call(data)
 
 
 class CalledWorld:
@@ -41,8 +26,8 @@ class CalledWorld:
         bounds = LogBounds(retention_s=RETENTION_S, lease_s=LEASE_S)
         deployment = StreamLog(bounds)
         deployment._log = MemoryStreamLog(bounds, self.clock)
-        self.handle = LocalHandle(deployment)
-        self.log = StreamLogClient(self.handle)  # type: ignore[arg-type]
+        self.link = LocalLink(deployment.call)
+        self.log = StreamLogClient(self.link)
 
     async def pass_time(self, duration_s: float) -> None:
         await self.clock.advance(duration_s)
@@ -57,8 +42,14 @@ class TestStreamLogClient(StreamLogContract):
 def test_a_log_that_cannot_be_reached_is_unavailable() -> None:
     async def main() -> None:
         world = CalledWorld()
-        for failure in (ConnectionError("gone"), ValueError("secret text")):
-            world.handle.failure = failure
+        for failure in (
+            LinkBroken("gone"),
+            TimeoutError(),
+            LinkBusy(),
+            LinkFailed(),
+            ValueError("secret text"),
+        ):
+            world.link.failures.append(failure)
             with pytest.raises(LogUnavailable) as raised:
                 await world.log.create(record("st_a"), "d1")
             assert "secret" not in raised.value.message

@@ -378,7 +378,7 @@ def test_with_the_own_proxy_of_serve() -> None:
     cluster = Cluster(config)
 
     async def test(stub: Any, client: httpx.AsyncClient) -> None:
-        few = {"model": SINGLE, "prompt": "x", "max_tokens": 5, "seed": 1}
+        few: dict[str, Any] = {"model": SINGLE, "prompt": "x", "max_tokens": 5, "seed": 1}
         expected = (await post(client, few)).hashes
         frames = [frame async for frame in stub.Generate(pb.GenerateRequest(**few))]
         assert [sha256(text_of(frames))] == list(frames[-1].end.text_sha256) == expected

@@ -1,0 +1,166 @@
+"""The called end of the links of one process: listens, lets in who knows the secret, and does the calls.
+
+A call is cancelled when its caller says so, and when the connection breaks on which it came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import hmac
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from deployments.link import (
+    ANSWER,
+    BUSY,
+    CALL,
+    CANCEL,
+    FAILED,
+    HELLO,
+    MAX_FRAME_BYTES,
+    MAX_HELLO_BYTES,
+    WELCOME,
+    FrameReader,
+    FrameWriter,
+    LinkAddress,
+    LinkBroken,
+)
+
+logger = logging.getLogger(__name__)
+
+SECRET_BYTES = 32
+HELLO_TIMEOUT_S = 5.0
+MAX_STRANGERS = 64
+"""Connections that have not said the secret yet."""
+
+Handler = Callable[[bytes], Awaitable[bytes]]
+
+
+class LinkServer:
+    """Does calls with `handler`, at most `max_calls` at a time. Lives on one event loop; to be closed."""
+
+    def __init__(self, handler: Handler, *, max_calls: int) -> None:
+        self.handler = handler
+        self.max_calls = max_calls
+        self.calls = 0
+        self.connections: set[_Connection] = set()
+        self._secret = secrets.token_bytes(SECRET_BYTES)
+        self._listening: asyncio.Task[asyncio.Server] | None = None
+
+    async def listen(self, host: str) -> LinkAddress:
+        """Where this process can be called. The first call makes it listen on some port of `host`; raises `OSError`."""
+        if self._listening is None or (self._listening.done() and self._listening.exception()):
+            loop = asyncio.get_running_loop()
+            opening = loop.create_server(lambda: _Connection(self), host, 0)
+            self._listening = loop.create_task(opening, context=contextvars.Context())
+        server = await asyncio.shield(self._listening)
+        return LinkAddress(host, server.sockets[0].getsockname()[1], self._secret)
+
+    async def close(self) -> None:
+        """Stops listening and breaks the connections, which cancels the calls on them. Idempotent."""
+        if self._listening is not None:
+            (await self._listening).close()
+        for connection in list(self.connections):
+            connection.abort()
+
+    def welcomes(self, secret: bytes) -> bool:
+        return hmac.compare_digest(secret, self._secret)
+
+    @property
+    def strangers(self) -> int:
+        return sum(not connection.trusted for connection in self.connections)
+
+
+class _Connection(asyncio.Protocol):
+    """One caller. Nobody is answered who has not said the secret first."""
+
+    def __init__(self, server: LinkServer) -> None:
+        self.trusted = False
+        self._server = server
+        self._frames = FrameReader(MAX_HELLO_BYTES)
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._loop = asyncio.get_running_loop()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._writer = FrameWriter(self._transport)
+        self._deadline = self._loop.call_later(HELLO_TIMEOUT_S, self.abort)
+        if self._server.strangers >= MAX_STRANGERS:
+            self.abort()
+        self._server.connections.add(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._deadline.cancel()
+        self._server.connections.discard(self)
+        for task in self._tasks.values():
+            task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for kind, number, content in self._frames.feed(data):
+                self._receive(kind, number, content)
+        except LinkBroken as error:
+            logger.warning("A link is closed: %s", error)
+            self.abort()
+
+    def pause_writing(self) -> None:
+        """Who does not take answers may not ask on."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def _receive(self, kind: int, number: int, content: bytes) -> None:
+        if not self.trusted:
+            self._introduce(kind, content)
+        elif kind == CALL:
+            self._begin(number, content)
+        elif kind == CANCEL:
+            if number in self._tasks:
+                self._tasks[number].cancel()
+        else:
+            raise LinkBroken(f"an unexpected frame of kind {kind}")
+
+    def _introduce(self, kind: int, secret: bytes) -> None:
+        if kind != HELLO or not self._server.welcomes(secret):
+            raise LinkBroken("somebody does not know the secret")
+        self.trusted = True
+        self._deadline.cancel()
+        self._frames.limit_bytes = MAX_FRAME_BYTES
+        self._writer.send(WELCOME, 0)
+
+    def _begin(self, number: int, request: bytes) -> None:
+        if self._server.calls >= self._server.max_calls:
+            self._writer.send(BUSY, number)
+            return
+        if number in self._tasks:
+            raise LinkBroken(f"two calls have the number {number}")
+        self._server.calls += 1
+        task = self._loop.create_task(self._do(number, request), context=contextvars.Context())
+        self._tasks[number] = task
+        task.add_done_callback(lambda _: self._ended(number))
+
+    async def _do(self, number: int, request: bytes) -> None:
+        """Does one call and answers it. What was cancelled is answered by `_ended`."""
+        try:
+            answer = await self._server.handler(request)
+            if len(answer) > MAX_FRAME_BYTES:
+                raise ValueError(f"an answer of {len(answer)} bytes")
+        except Exception:
+            logger.exception("A call on a link failed")
+            self._writer.send(FAILED, number)
+        else:
+            self._writer.send(ANSWER, number, answer)
+
+    def _ended(self, number: int) -> None:
+        self._server.calls -= 1
+        if self._tasks.pop(number).cancelled():
+            self._writer.send(FAILED, number)  # the caller may not have been the one who cancelled it

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.admission import Quota
-from app.auth import callers
+from app.auth import NOBODY, callers
 from app.clock import SystemClock
 from app.context import check_vocabulary, fit_sampling
 from app.errors import (
@@ -439,8 +439,12 @@ class GenerationService:
 
     @contextmanager
     def _permit(self, owner: str, model: Model, sequences: int, *, accepted: bool = False) -> Iterator[None]:
-        """A place in the owner's quota and in the model, held as long as the stream runs here."""
-        quota = self._quota.permit(owner, accepted=accepted) if self._quota else nullcontext()
+        """A place in the owner's quota and in the model, held as long as the stream runs here.
+
+        Without a key there is no quota: where keys are needed, that is code inside the cluster.
+        """
+        counted = self._quota if owner != NOBODY else None
+        quota = counted.permit(owner, accepted=accepted) if counted else nullcontext()
         with quota, model.admission.permit(sequences, model.generator.capacity, accepted=accepted):
             yield
 

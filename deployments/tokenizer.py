@@ -24,7 +24,7 @@ from deployments.link import encode_address
 from deployments.link_server import LinkServer
 from deployments.model_files import bare_copy, describe, load_transformers_tokenizer, model_path
 from deployments.refusal import refusal
-from deployments.tokenizer_client import Encoded
+from deployments.tokenizer_client import EncodeCall, Encoded, EncodePrompt, decode_call
 
 if TYPE_CHECKING:
     import tokenizers
@@ -34,7 +34,6 @@ MAX_THREADS = 4
 MAX_CALLS = 256
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_request = msgspec.msgpack.Decoder(GenerationRequest | str).decode
 
 
 class PromptEncoder:
@@ -122,12 +121,16 @@ class Tokenizer:
         """The encoded `LinkAddress` on which `encode` can be reached."""
         return encode_address(await self._link.listen(ray.util.get_node_ip_address()))
 
-    async def encode(self, request: bytes) -> bytes:
-        """The `Encoding` of an encoded `GenerationRequest`, or of a piece of text as it stands."""
-        decoded = _decode_request(request)
-        encode = self._encoder.encode_text if isinstance(decoded, str) else self._encoder.encode
+    async def encode(self, data: bytes) -> bytes:
+        """The encoded `Encoding` that answers an encoded `EncodeCall`."""
+        call: EncodeCall = decode_call(data)
         try:
-            ids = await asyncio.get_running_loop().run_in_executor(self._pool, encode, decoded)
+            ids = await asyncio.get_running_loop().run_in_executor(self._pool, self._ids, call)
         except ServiceError as error:
             return _encode(refusal(error))
         return _encode(Encoded(ids))
+
+    def _ids(self, call: EncodeCall) -> list[int]:
+        if isinstance(call, EncodePrompt):
+            return self._encoder.encode(call.request)
+        return self._encoder.encode_text(call.text)

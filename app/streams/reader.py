@@ -67,9 +67,9 @@ class Reader:
         stream = self.stream
         if self.ended or self.cut:
             return []
-        if self._started and self._plain and stream.ending is None and not stream.paused:
+        if self._plain and self._started and stream.ending is None and not stream.paused:
             choice = stream.choices[0]
-            if choice.finish_reason is None and not choice.edits:
+            if not choice.edits:
                 return self._take_text(choice)
         frames: list[Frame] = []
         if not self._started:
@@ -97,8 +97,8 @@ class Reader:
         return frames
 
     def _take_text(self, choice: Choice) -> list[Frame]:
-        """`take` as it is for nearly every token: one choice, nothing but its text, no ending and no change."""
-        begin, end = self._positions[0], len(choice.token_ids)
+        """`take` as it is for nearly every token: one choice, nothing but its text, no change, no ending."""
+        begin, end = self._positions[0], len(choice.token_ids) - choice.silent_end
         text = choice.text(begin, end) if begin < end else ""
         if not text:
             return []

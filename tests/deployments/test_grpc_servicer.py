@@ -327,20 +327,46 @@ def test_where_only_an_exception_carries_the_status_there_is_one() -> None:
     live(SETTINGS, main)
 
 
-def test_a_client_that_takes_nothing_for_long_is_cut() -> None:
-    async def test(letters: LettersService, servicer: GenerationServicer) -> None:
-        async def send() -> None:
-            async for _ in await servicer.generate(ask(on_disconnect=pb.ON_DISCONNECT_CANCEL), FakeContext()):
-                await asyncio.Event().wait()  # the transport is full
+STALLED_S = SETTINGS.limits.reader_stall_timeout_s
 
-        began_s = asyncio.get_running_loop().time()
-        sending = asyncio.ensure_future(send())
-        with pytest.raises(asyncio.CancelledError):
-            await sending
-        took_s = asyncio.get_running_loop().time() - began_s
-        assert took_s == pytest.approx(SETTINGS.limits.reader_stall_timeout_s, abs=0.01)
+
+def test_a_client_that_takes_nothing_for_long_has_left_its_stream() -> None:
+    async def test(letters: LettersService, servicer: GenerationServicer) -> None:
+        context = FakeContext()
+        frames = await servicer.generate(ask(on_disconnect=pb.ON_DISCONNECT_CANCEL), context)
+        await anext(frames)
+        await asyncio.sleep(STALLED_S - 1)
+        await settle()
+        assert letters.generator.running
+        await asyncio.sleep(2)
         await settle()
         assert not letters.generator.running
+        assert await collect(frames) == []
+        assert (context.code, context.trailing["error-code"]) == (
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            "timeout",
+        )
+
+    run(test)
+
+
+def test_one_that_takes_nothing_of_a_conversation_has_left_all_of_them() -> None:
+    async def test(letters: LettersService, servicer: GenerationServicer) -> None:
+        async def said() -> AsyncIterator[pb.ClientMessage]:
+            for _ in range(3):
+                yield pb.ClientMessage(generate=ask(on_disconnect=pb.ON_DISCONNECT_CANCEL))
+            await asyncio.Event().wait()
+
+        context = FakeContext()
+        frames = await servicer.converse(said(), context)
+        await anext(frames)
+        await settle()
+        assert len(letters.generator.running) == 3
+        await asyncio.sleep(STALLED_S + 1)
+        await settle()
+        assert not letters.generator.running
+        assert await collect(frames) == []
+        assert context.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
     run(test)
 

@@ -143,6 +143,8 @@ class Conversation:
 
     def take(self) -> list[Addressed]:
         """What became ready since the last call: replies, and the frames of all streams, in their order for each stream."""
+        if not self._ready and not self._replies:
+            return []
         taken, self._replies = self._replies, []
         ready, self._ready = self._ready, {}
         for stream_id, reading in ready.items():

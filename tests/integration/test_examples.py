@@ -19,9 +19,17 @@ import pytest
 
 from tests.integration.cluster import ROOT, Cluster
 
-DOCUMENTS = ("docs/api.md", "docs/client.md")
+DOCUMENTS = ("docs/api.md", "docs/client.md", "docs/websocket.md")
 SECTION = "One example per protocol"
-PROTOCOLS = ("Server-sent events", "OpenAI dialect", "Client library", "Command line", "gRPC", "Handles")
+PROTOCOLS = (
+    "Server-sent events",
+    "OpenAI dialect",
+    "WebSocket",
+    "gRPC",
+    "Handles",
+    "Client library",
+    "Command line",
+)
 TIMEOUT_S = 120
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^(#+) (.*)$", re.MULTILINE)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -276,6 +279,42 @@ def test_streams_belong_to_whoever_the_metadata_name() -> None:
     run(test)
 
 
+def with_keys(folder: Path) -> Settings:
+    """Settings with which only the key "good" may call."""
+    path = folder / "keys.json"
+    digest = hashlib.sha256(b"good").hexdigest()
+    path.write_text(json.dumps({"keys": [{"name": "ann", "sha256": digest}]}))
+    return Settings.model_validate({"models": [{"name": "letters"}], "auth": {"keys_file": str(path)}})
+
+
+def test_every_call_needs_a_key_where_there_are_keys(tmp_path: Path) -> None:
+    async def main(letters: LettersService) -> None:
+        servicer = GenerationServicer(letters.service, raises=False)
+
+        async def calls(context: FakeContext) -> list[grpc.StatusCode | None]:
+            codes = []
+            for call in (
+                servicer.generate(ask(n=0), context),
+                servicer.resume(pb.ResumeRequest(stream="st_1"), context),
+                servicer.converse(Client.silent(), context),
+            ):
+                await collect(await call)
+                codes.append(context.code)
+            await servicer.cancel(pb.CancelRequest(stream="st_1"), context)
+            return [*codes, context.code]
+
+        for refused in (FakeContext(), FakeContext(authorization="Bearer bad")):
+            assert set(await calls(refused)) == {grpc.StatusCode.UNAUTHENTICATED}
+        assert await calls(FakeContext(authorization="Bearer good")) == [
+            grpc.StatusCode.INVALID_ARGUMENT,
+            grpc.StatusCode.NOT_FOUND,
+            grpc.StatusCode.NOT_FOUND,
+            grpc.StatusCode.NOT_FOUND,
+        ]
+
+    live(with_keys(tmp_path), main)
+
+
 def test_an_idempotency_key_in_the_metadata() -> None:
     async def test(letters: LettersService, servicer: GenerationServicer) -> None:
         async def start(request: pb.GenerateRequest, context: FakeContext) -> list[pb.Frame]:
@@ -392,6 +431,13 @@ class Client:
     async def leave(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+    @staticmethod
+    async def silent() -> AsyncIterator[pb.ClientMessage]:
+        """A client that says nothing."""
+        nothing: list[pb.ClientMessage] = []
+        for message in nothing:
+            yield message
 
     async def _run(self, servicer: GenerationServicer, context: FakeContext) -> None:
         async for frame in await servicer.converse(self._said(), context):

@@ -18,6 +18,8 @@ import msgspec
 from app.schema.frames import Delta, End, Frame
 
 REFRESH_S = 0.1
+MIN_ROWS = 3
+"""Of a terminal that has a row to spare."""
 # A model can write what a terminal takes for commands.
 _CONTROLS = {
     code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"
@@ -61,12 +63,13 @@ class StatusLine:
         self._stderr = stderr
         self._live = stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         self._below_text = text_on_terminal
-        self._rows = 0
+        self._columns, self._rows = shutil.get_terminal_size()
         self._shown_s = 0.0
 
     def __enter__(self) -> Self:
+        if self._rows < MIN_ROWS:
+            self._live = False
         if self._live and self._below_text:
-            self._rows = shutil.get_terminal_size().lines
             # A line feed makes room at the bottom; then only the rows above scroll, and the cursor goes back to its text.
             self._write(f"\n\x1b7\x1b[1;{self._rows - 1}r\x1b8\x1b[1A")
         return self
@@ -77,10 +80,11 @@ class StatusLine:
         if not self._live or now_s - self._shown_s < REFRESH_S:
             return
         self._shown_s = now_s
+        shown = str(status)[: self._columns - 1]
         if self._below_text:
-            self._write(f"\x1b7\x1b[{self._rows};1H\x1b[K{status}\x1b8")
+            self._write(f"\x1b7\x1b[{self._rows};1H\x1b[K{shown}\x1b8")
         else:
-            self._write(f"\r\x1b[K{status}")
+            self._write(f"\r\x1b[K{shown}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

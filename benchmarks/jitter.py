@@ -66,6 +66,15 @@ LINKS: dict[str, Callable[[random.Random, float], float]] = {
     "mobile": mobile,
     "proxy": proxy,
 }
+COLUMNS = (
+    "long gaps without",
+    "with",
+    "longest gap without, ms",
+    "with, ms",
+    "added delay in the mean, ms",
+    "of the first text, ms",
+    "of the last text, ms",
+)
 
 
 def arrivals(link: Callable[[random.Random, float], float], tokens: int, seed: int) -> Iterator[float]:
@@ -105,10 +114,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    print(
-        "| link | long gaps without | with | longest gap without, ms | with | added delay mean, ms | first text | end |"
-    )
-    print("|:--|--:|--:|--:|--:|--:|--:|--:|")
+    print("| link | " + " | ".join(COLUMNS) + " |")
+    print("|:--" + "|--:" * len(COLUMNS) + "|")
     for name, link in LINKS.items():
         arrived_s = list(arrivals(link, options.tokens, options.seed))
         plain = Played(arrived_s, [0.0] * len(arrived_s))

@@ -140,7 +140,6 @@ _STREAM_RESULT_EXAMPLE = {
     "cursor": "2",
 }
 
-
 _STREAM_STATUS_EXAMPLE = {
     "stream": _STREAM_EXAMPLE,
     "model": "storyteller",
@@ -152,7 +151,6 @@ _STREAM_STATUS_EXAMPLE = {
     "choices": [{"index": 0, "finish_reason": "stop", "stop_reason": None}],
     "error": None,
 }
-
 
 # Examples are components, because the framework would drop every null from them if they stood in the routes.
 _EXAMPLES: dict[str, Any] = {
@@ -249,7 +247,6 @@ def _chunk_example(id_: str, kind: str, said: str) -> str:
 
 _HEX = _STREAM_EXAMPLE.removeprefix("st_")
 
-
 _STREAM_ID = {"X-Stream-Id": {"description": "The stream's id.", "schema": {"type": "string"}}}
 
 
@@ -290,7 +287,6 @@ _STREAMING_ERRORS: dict[int | str, dict[str, Any]] = {
     503: _busy("Overloaded, or no generator is up."),
     **_ANY_ERROR,
 }
-
 
 _STREAM_ERRORS: dict[int | str, dict[str, Any]] = {
     404: _error("There is no such stream, or it is another caller's.", "StreamNotFound"),
@@ -496,5 +492,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
         "Model": _MODEL_SCHEMA,
         "StreamResult": _STREAM_RESULT_SCHEMA,
     }
+    components["securitySchemes"] = {"ApiKey": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{}, {"ApiKey": []}]  # needed only where the server has a file of keys
     components["examples"] = {name: {"value": value} for name, value in _EXAMPLES.items()}
     return document

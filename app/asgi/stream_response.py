@@ -27,7 +27,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.asgi.middleware import SERVER_SEND
 from app.asgi.outlet import Outlet
-from app.asgi.server_send import innermost_send
+from app.asgi.server_send import chunked_body, innermost_send
 from app.errors import InternalError
 from app.schema.frames import Error, ErrorDetail
 from app.streams.reader import Reader
@@ -99,6 +99,7 @@ class Delivery:
         self._encoder = encoder
         self._send = send
         self._send_middle = innermost_send(send)
+        self._chunks = chunked_body(send)
         self._heartbeat_s = heartbeat_s
         self._loop = asyncio.get_running_loop()
         self._outlet = Outlet(
@@ -168,11 +169,26 @@ class Delivery:
             return b""
 
     def _write(self, body: bytes, *, last: bool = False) -> None:
+        if not last and self._write_chunk(body):
+            return
         message = {"type": "http.response.body", "body": body, "more_body": not last}
         if last:
             self._outlet.drive(self._send, message, self._completed)
         else:
             self._outlet.drive(self._send_middle, message, self._written)
+
+    def _write_chunk(self, body: bytes) -> bool:
+        """Writes `body` past the server's `send`; false when that can't be, and nothing was written. Never raises."""
+        if self._chunks is None:
+            return False
+        try:
+            written = self._chunks.write(body)
+        except Exception as error:
+            self._outlet.end(error)
+            return True
+        if written:
+            self._wrote_s = self._loop.time()
+        return written
 
     def _written(self) -> None:
         self._wrote_s = self._loop.time()

@@ -59,16 +59,17 @@ class NativeSseEncoder:
         self._id_prefix = f"id: {_one_line(stream_id)}:"
 
     def encode(self, frames: Sequence[Frame]) -> bytes:
-        prefix = self._id_prefix
-        parts = []
-        for frame in frames:
-            # Nearly every frame is a plain delta: written from a template, only its text needs encoding.
-            if type(frame) is Delta and frame.token_ids is None and frame.logprobs is None:
-                cursor = frame.cursor
-                parts.append(
-                    f'{prefix}{cursor}\ndata: {{"type":"delta","cursor":"{cursor}","index":{frame.index},'
-                    f'"text":{encode_basestring(frame.text)},"tokens":{frame.tokens}}}\n\n'
-                )
-            else:
-                parts.append(f"{prefix}{frame.cursor}\ndata: {_encode_json(frame).decode()}\n\n")
-        return "".join(parts).encode()
+        event = self._event
+        if len(frames) == 1:  # nearly always
+            return event(frames[0]).encode()
+        return "".join(map(event, frames)).encode()
+
+    def _event(self, frame: Frame) -> str:
+        cursor = frame.cursor
+        # Nearly every frame is a plain delta: written from a template, only its text needs encoding.
+        if type(frame) is Delta and frame.token_ids is None and frame.logprobs is None and not frame.steered:
+            return (
+                f'{self._id_prefix}{cursor}\ndata: {{"type":"delta","cursor":"{cursor}","index":{frame.index},'
+                f'"text":{encode_basestring(frame.text)},"tokens":{frame.tokens}}}\n\n'
+            )
+        return f"{self._id_prefix}{cursor}\ndata: {_encode_json(frame).decode()}\n\n"

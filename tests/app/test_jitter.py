@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,6 +19,7 @@ from app import jitter
 from app.jitter import FASTEST, MAX_DELAY_S, SLOWEST, TAIL_S, Piece, Playout, play
 from tests.fakes.clock import FakeClock, settle
 
+ROOT = Path(__file__).parents[2]
 STEP_S = 0.02
 
 
@@ -43,6 +48,20 @@ def evenly(count: int, step_s: float = STEP_S) -> list[tuple[float, Piece]]:
 
 def gaps(times: Sequence[float]) -> list[float]:
     return [late - early for early, late in pairwise(times)]
+
+
+def test_the_documented_figures_are_those_of_the_benchmark() -> None:
+    command = [sys.executable, "benchmarks/jitter.py"]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout in (ROOT / "docs/client.md").read_text("utf-8")
 
 
 pieces = st.builds(Piece, st.text(st.sampled_from("ab é\n森の 🙂"), max_size=12), st.integers(1, 9))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -12,77 +11,19 @@ import pytest
 from app.errors import (
     Draining,
     GeneratorUnavailable,
-    IdempotencyConflict,
-    InvalidCursor,
     InvalidRequest,
     LogUnavailable,
     ModelNotFound,
     Overloaded,
     PromptTooLong,
     ServiceError,
-    StreamNotFound,
 )
-from app.model import Model
 from app.schema.frames import ChoiceEnd, Delta, End, Error, Frame, Start
 from app.schema.requests import GenerationRequest
-from app.service import GenerationService
-from app.settings import ModelSettings, Settings
-from app.streams.log import Excerpt, Idempotency, Order
-from app.streams.memory_log import LogBounds, MemoryStreamLog
-from app.streams.reader import Reader
-from tests.fakes.clock import FakeClock, settle
-from tests.fakes.generator import FakeGenerator, FakeTokenizer
+from app.streams.log import Idempotency, Order
+from tests.fakes.clock import settle
 from tests.fakes.requests import request
-
-
-class Ingress:
-    """One service over fakes."""
-
-    def __init__(self, name: str, clock: FakeClock, log: MemoryStreamLog, capacity: int) -> None:
-        self.generator = FakeGenerator(capacity)
-        self.tokenizer = FakeTokenizer()
-        self.model = Model(ModelSettings(name="letters"), self.tokenizer, self.generator)
-        self.service = GenerationService(Settings(), {"letters": self.model}, log, ingress=name, clock=clock)
-        self.running = asyncio.ensure_future(self.service.run())
-
-    def free(self) -> bool:
-        return self.model.admission.sequences == 0 and not self.generator.running
-
-    async def die(self) -> None:
-        """Stops as a process does: without a word to anybody."""
-        self.running.cancel()
-        await settle()
-
-
-class World:
-    """Two ingress processes that share a log. The tests that need only one use `service`, `generator` and the like."""
-
-    def __init__(self, capacity: int = 8) -> None:
-        self.clock = FakeClock()
-        self.log = MemoryStreamLog(LogBounds(lease_s=3.0, retention_s=600.0), self.clock)
-        self.first = Ingress("i1", self.clock, self.log, capacity)
-        self.second = Ingress("i2", self.clock, self.log, capacity)
-        self.service, self.generator = self.first.service, self.first.generator
-        self.tokenizer, self.model = self.first.tokenizer, self.first.model
-
-    def free(self) -> bool:
-        return self.first.free() and self.second.free()
-
-    async def close(self) -> None:
-        for ingress in (self.first, self.second):
-            await ingress.die()
-
-
-def live(test: Callable[[World], Awaitable[None]], capacity: int = 8) -> None:
-    """Runs `test` in a world of its own, at the end of which no stream may hold a place."""
-
-    async def main() -> None:
-        world = World(capacity)
-        await test(world)
-        await world.close()
-        assert world.free()
-
-    asyncio.run(main())
+from tests.fakes.services import World, live, rest, text
 
 
 def test_a_stream_from_start_to_end() -> None:
@@ -302,160 +243,6 @@ def test_a_poison_request_fails_alone_and_is_not_tried_again() -> None:
     live(test)
 
 
-async def rest(reader: Reader) -> list[Frame]:
-    return [frame async for frame in reader.frames()]
-
-
-def text(frames: list[Frame]) -> str:
-    return "".join(frame.text for frame in frames if isinstance(frame, Delta))
-
-
-def test_a_stream_is_read_through_any_process_while_it_runs_and_after() -> None:
-    async def test(world: World) -> None:
-        stream = await world.service.start(request())
-        generation = world.generator.generations[0]
-        generation.say("abc")
-        await settle()
-        elsewhere = asyncio.ensure_future(rest(await world.second.service.resume(stream.id, "1")))
-        here = asyncio.ensure_future(rest(await world.service.resume(stream.id, "2")))
-        generation.say("de")
-        await settle()
-        generation.say("f", finish="length")
-        await settle()
-        assert text(await here) == "cdef"
-        assert text(await elsewhere) == "bcdef"
-        for service in (world.service, world.second.service):
-            for after, expected in ((None, "abcdef"), ("4", "ef"), ("6", "")):
-                frames = await rest(await service.resume(stream.id, after))
-                assert (text(frames), frames[-1]) == (expected, stream.ending)
-            with pytest.raises(InvalidCursor):
-                await service.resume(stream.id, "7")
-
-    live(test)
-
-
-def test_a_stream_belongs_to_its_owner() -> None:
-    async def test(world: World) -> None:
-        stream = await world.service.start(request(), owner="ann")
-        for service in (world.service, world.second.service):
-            for call in (service.resume, service.cancel, service.status):
-                with pytest.raises(StreamNotFound) as foreign:
-                    await call(stream.id, owner="bob")
-                with pytest.raises(StreamNotFound) as unknown:
-                    await call("st_nothing", owner="bob")
-                assert foreign.value.body() == unknown.value.body()
-        assert stream.ending is None
-
-    live(test)
-
-
-def test_a_stream_is_cancelled_from_anywhere_and_again() -> None:
-    async def test(world: World) -> None:
-        stream = await world.service.start(request())
-        world.generator.generations[0].say("ab")
-        cancelling = asyncio.ensure_future(world.second.service.cancel(stream.id))
-        await settle()
-        assert (await cancelling).state == "ended"
-        assert isinstance(stream.ending, End) and stream.ending.choices[0].finish_reason == "cancelled"
-        assert world.free()
-        for service in (world.service, world.second.service):
-            status = await service.cancel(stream.id)
-            assert (status.cursor, status.usage.completion_tokens) == ("2", 2)
-
-    live(test)
-
-
-@pytest.mark.parametrize("unlogged", [0, 2])
-def test_when_the_driving_process_dies_another_goes_on_with_the_same_text(unlogged: int) -> None:
-    async def test(world: World) -> None:
-        stream = await world.service.start(request(seed=5))
-        generation = world.generator.generations[0]
-        generation.say("abc")
-        await settle()
-        world.first.running.cancel()
-        await settle()
-        if unlogged:
-            generation.say("de")
-        reader = asyncio.ensure_future(rest(await world.second.service.resume(stream.id, str(3 + unlogged))))
-        await world.clock.advance(4)
-        taken = world.second.generator.generations[0]
-        assert taken.job.generated == [[97, 98, 99]] and taken.job.sampling.seed == 5
-        taken.say("d")
-        taken.say("ef", finish="length")
-        frames = await reader
-        assert text(frames) == "def"[unlogged:]
-        assert isinstance(frames[-1], End)
-        assert frames[-1].text_sha256 == [hashlib.sha256(b"abcdef").hexdigest()]
-
-    live(test)
-
-
-def test_a_stream_that_goes_on_without_a_reader_is_finished_by_another_process() -> None:
-    async def test(world: World) -> None:
-        stream = await world.service.start(request(on_disconnect="continue"))
-        stream.reader().close()
-        world.generator.generations[0].say("abc")
-        await settle()
-        await world.first.die()
-        await world.clock.advance(5)
-        world.second.generator.generations[0].say("d", finish="stop")
-        await settle()
-        assert text(await rest(await world.second.service.resume(stream.id))) == "abc"
-
-    live(test)
-
-
-def test_a_driver_that_lost_its_lease_stops_and_its_readers_follow() -> None:
-    async def test(world: World) -> None:
-        stream = await world.service.start(request())
-        reader = asyncio.ensure_future(rest(stream.reader()))
-        world.generator.generations[0].say("abc")
-        await settle()
-        assert await world.log.take(stream.id, "i2") is None
-        world.log._leases["i1"] = 0.0
-        other = asyncio.ensure_future(rest(await world.second.service.resume(stream.id)))
-        await world.clock.advance(1)
-        world.generator.generations[0].say("X")
-        await settle()
-        assert world.first.free()
-        world.second.generator.generations[0].say("def", finish="length")
-        await world.clock.advance(1)
-        assert text(await other) == "abcdef"
-        assert (await reader)[-1] == stream.ending
-
-    live(test)
-
-
-def test_a_retry_with_the_same_key_gives_the_same_stream() -> None:
-    async def test(world: World) -> None:
-        key = Idempotency("key", "digest")
-        first = await world.service.start(request(), "ann", key)
-        again = await world.service.start(request(), "ann", key)
-        elsewhere = await world.second.service.start(request(), "ann", key)
-        assert first is again and first.id == elsewhere.id
-        assert len(world.generator.running) == 1 and not world.second.generator.running
-        with pytest.raises(IdempotencyConflict):
-            await world.service.start(request("other"), "ann", Idempotency("key", "other"))
-        first.cancel()
-        await world.clock.advance(4)
-
-    live(test)
-
-
-def test_a_log_that_forgets_is_told_again() -> None:
-    async def test(world: World) -> None:
-        stream = await world.service.start(request())
-        world.generator.generations[0].say("abc")
-        await settle()
-        world.log._streams.clear()
-        world.log._running.clear()
-        world.generator.generations[0].say("d", finish="length")
-        await settle()
-        assert text(await rest(await world.second.service.resume(stream.id))) == "abcd"
-
-    live(test)
-
-
 def test_a_stream_that_takes_too_long_times_out() -> None:
     async def test(world: World) -> None:
         stream = await world.service.start(request(timeout_s=0.001))
@@ -525,50 +312,6 @@ def test_a_reader_that_has_its_end_is_not_cut() -> None:
         world.generator.generations[0].say("abc", finish="length")
         await world.service.close()
         assert not reader.cut and isinstance(reader.take()[-1], End)
-
-    live(test)
-
-
-def test_readers_outlast_a_log_that_is_away_for_a_while_and_are_cut_when_it_stays_away() -> None:
-    async def test(world: World) -> None:
-        stream = await world.service.start(request())
-        elsewhere = asyncio.ensure_future(rest(await world.second.service.resume(stream.id)))
-        await settle()
-        read = world.log.read
-
-        async def away(*_: object) -> Excerpt:
-            raise LogUnavailable("no answer")
-
-        world.log.read = away  # type: ignore[assignment]
-        world.generator.generations[0].say("abc")
-        await world.clock.advance(5)
-        assert not elsewhere.done()
-        world.log.read = read  # type: ignore[method-assign]
-        await world.clock.advance(1)
-        reader = await world.second.service.resume(stream.id, "3")
-        assert [type(frame) for frame in reader.take()] == []
-        world.log.read = away  # type: ignore[assignment]
-        await world.clock.advance(12)
-        with pytest.raises(Draining):
-            await elsewhere
-        assert reader.cut and stream.ending is None
-
-    live(test)
-
-
-def test_a_cancel_reaches_a_stream_whose_driver_is_gone() -> None:
-    async def test(world: World) -> None:
-        stream = await world.service.start(request())
-        world.generator.generations[0].say("ab")
-        await settle()
-        await world.first.die()
-        cancelling = asyncio.ensure_future(world.second.service.cancel(stream.id))
-        for _ in range(10):
-            await world.clock.advance(1)
-        status = await cancelling
-        assert (status.state, status.cursor) == ("ended", "2")
-        assert status.choices is not None and status.choices[0].finish_reason == "cancelled"
-        assert world.second.free()
 
     live(test)
 

@@ -1,19 +1,14 @@
-"""The command line and the client library against the real server."""
+"""The command line against the real server."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import sys
-import time
 from typing import Any
 
 import httpx
-import pytest
 
-from app.client import Client, NotFound, RetryPolicy
-from app.schema.frames import Delta
 from tests.integration.cluster import ROOT, Cluster
 from tests.integration.conftest import SIMULATED
 
@@ -98,41 +93,3 @@ def test_a_program_that_is_interrupted_frees_its_place(server: Cluster) -> None:
         assert process.wait(30) == 130
     status = httpx.get(f"{server.base_url}/v1/streams/{stream}").json()
     assert status["choices"][0]["finish_reason"] == "cancelled"
-
-
-def test_the_library_reads_what_the_server_makes(server: Cluster) -> None:
-    async def main() -> None:
-        async with Client(server.base_url) as client:
-            request: dict[str, Any] = {"model": "storyteller", "prompt": PROMPT, "max_tokens": 24, "seed": 3}
-            result = await client.generate(**request, n=2, logprobs=1, return_token_ids=True).result()
-            assert result.verified and len(result.choices) == 2
-            for choice in result.choices:
-                assert choice.text and choice.token_ids and choice.logprobs
-                assert len(choice.token_ids) == len(choice.logprobs)
-            smooth = [text async for text in client.generate(**request).text(smooth=True)]
-            assert "".join(smooth) == result.choices[0].text
-            with pytest.raises(NotFound):
-                await client.status("st_" + "0" * 32)
-
-    asyncio.run(main())
-
-
-def test_the_library_cancels_what_it_leaves_and_goes_on_with_what_it_left(server: Cluster) -> None:
-    async def main() -> None:
-        policy = RetryPolicy(retries=2)
-        async with Client(server.base_url, retry=policy) as client:
-            began_s = time.monotonic()
-            async with client.generate(model=SIMULATED, prompt="x", max_tokens=2000) as left:
-                async for frame in left:
-                    if isinstance(frame, Delta):
-                        break
-            assert time.monotonic() - began_s < 20
-            assert left.id is not None
-            status = await client.status(left.id)
-            assert status.choices is not None and status.choices[0].finish_reason == "cancelled"
-            name = await client.start(model=SIMULATED, prompt="x", max_tokens=100, seed=5)
-            readers = [client.resume(name, on_exit="leave").result() for _ in range(4)]
-            texts = {result.text for result in await asyncio.gather(*readers)}
-            assert len(texts) == 1
-
-    asyncio.run(main())

@@ -1,8 +1,8 @@
 """The examples of the documents, run as they stand there.
 
-Every block that is marked `python` or `sh` is run, each by itself, in an empty folder; blocks with another mark, or none, are not.
-The addresses of the shipped configuration become those of the running server. An example fails when it ends with an error, and
-when it prints nothing.
+Every block that is marked `python` or `sh` is run, each by itself, in an empty folder; blocks with another mark, or none, are
+not. The addresses of the shipped configuration become those of the running server. An example fails when it ends with an error,
+and when it prints nothing.
 """
 
 from __future__ import annotations
@@ -19,9 +19,17 @@ import pytest
 
 from tests.integration.cluster import ROOT, Cluster
 
-DOCUMENTS = ("docs/api.md", "docs/client.md")
+DOCUMENTS = ("docs/api.md", "docs/client.md", "docs/websocket.md")
 SECTION = "One example per protocol"
-PROTOCOLS = ("Server-sent events", "OpenAI dialect", "Client library", "Command line")
+PROTOCOLS = (
+    "Server-sent events",
+    "OpenAI dialect",
+    "WebSocket",
+    "gRPC",
+    "Handles",
+    "Client library",
+    "Command line",
+)
 TIMEOUT_S = 120
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^(#+) (.*)$", re.MULTILINE)
@@ -73,8 +81,8 @@ def test_no_protocol_is_forgotten() -> None:
 
 def at_home(server: Cluster, code: str) -> str:
     """`code` with the addresses of the running server."""
-    assert "127.0.0.1:8000" in code or "streaming-inference" in code or "127.0.0.1" not in code
-    return code.replace("127.0.0.1:8000", server.base_url.removeprefix("http://"))
+    at_http = code.replace("127.0.0.1:8000", server.base_url.removeprefix("http://"))
+    return at_http.replace("127.0.0.1:9000", server.grpc_address)
 
 
 def environment(server: Cluster) -> dict[str, str]:
@@ -84,6 +92,7 @@ def environment(server: Cluster) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "STREAMING_INFERENCE_URL": server.base_url,
+        "RAY_ADDRESS": server.ray_address,
     }
 
 
@@ -108,6 +117,12 @@ def test_the_example_runs(server: Cluster, tmp_path: Path, example: Example) -> 
 
 
 def test_how_blocks_are_found() -> None:
-    text = "# A\n\n```sh\n# not a heading\nls\n```\n\n## B\n\n### C\n```json\n{}\n```\n```python\npass\n```\n## D\n```\nno\n```\n```sh\nls\n```\n"
+    text = "\n".join(
+        [
+            *("# A", "```sh", "# not a heading", "ls", "```"),
+            *("## B", "### C", "```json", "{}", "```", "```python", "pass", "```"),
+            *("## D", "```", "no", "```", "```sh", "ls", "```", ""),
+        ]
+    )
     found = [(example.line, example.language, example.headings) for example in examples("a.md", text)]
-    assert found == [(3, "sh", ("A",)), (14, "python", ("A", "B", "C")), (21, "sh", ("A", "D"))]
+    assert found == [(2, "sh", ("A",)), (11, "python", ("A", "B", "C")), (18, "sh", ("A", "D"))]

@@ -5,36 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import httpx
 
 from tests.integration.cluster import Cluster
-from tests.integration.conftest import SIMULATED, SINGLE, integration_config
-from tests.integration.redis_server import RedisServer
-from tests.integration.replicas import replaced, served
-from tests.integration.sse_client import Reading, follow, get, post
-
-LONG: dict[str, Any] = {"model": SIMULATED, "prompt": "Once upon a time", "max_tokens": 300, "seed": 3}
-STORY: dict[str, Any] = {
-    "model": "storyteller",
-    "messages": [{"role": "user", "content": "Tell me a story about a fox."}],
-    "max_tokens": 200,
-    "ignore_eos": True,
-}
-
-
-def live(server: Cluster, test: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
-    async def main() -> None:
-        limits = httpx.Limits(max_connections=128)
-        async with httpx.AsyncClient(base_url=server.base_url, timeout=60, limits=limits) as client:
-            await test(client)
-
-    asyncio.run(main())
+from tests.integration.conftest import SINGLE
+from tests.integration.replicas import served
+from tests.integration.scenario import LONG, STORY, alone, live
+from tests.integration.sse_client import Reading, get, post
 
 
 def copy(reading: Reading, tokens: int) -> Reading:
@@ -46,11 +25,6 @@ def copy(reading: Reading, tokens: int) -> Reading:
             break
         earlier.take(name, frame)
     return earlier
-
-
-async def alone(client: httpx.AsyncClient, requests: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """What the streams say when nothing happens to them."""
-    return [reading.hashes for reading in await asyncio.gather(*(post(client, each) for each in requests))]
 
 
 def test_a_stream_is_resumed_while_it_runs_and_after_its_end_through_any_process(server: Cluster) -> None:
@@ -198,165 +172,3 @@ def test_a_repeated_request_is_the_same_stream(server: Cluster) -> None:
         assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_conflict")
 
     live(server, test)
-
-
-# From here on processes die.
-
-
-async def mixed(client: httpx.AsyncClient) -> list[dict[str, Any]]:
-    """Requests of many kinds on the simulated model."""
-    whole = await post(client, {**LONG, "seed": 11})
-    stop = next(
-        frame["text"] for frame in whole.frames if frame["type"] == "delta" and int(frame["cursor"]) > 200
-    )
-    return [
-        *({**LONG, "seed": seed} for seed in range(6)),
-        *({**LONG, "seed": seed, "n": 2, "max_tokens": 250} for seed in range(4)),
-        *({**LONG, "seed": 11, "stop": [stop], "n": n} for n in (1, 2)),
-        {**LONG, "temperature": 0, "logprobs": 1, "return_token_ids": True},
-    ]
-
-
-async def reached(readings: Sequence[Reading], tokens: int) -> None:
-    """Returns when every client has so many tokens."""
-    give_up_s = time.monotonic() + 60
-    while min(reading.tokens for reading in readings) < tokens:
-        assert time.monotonic() < give_up_s, [reading.tokens for reading in readings]
-        await asyncio.sleep(0.02)
-
-
-async def read_anyhow(client: httpx.AsyncClient, fields: dict[str, Any], reading: Reading) -> Reading:
-    """Starts the stream and reads it to its end, coming back as often as the connection breaks."""
-    try:
-        await post(client, fields, reading)
-    except httpx.TransportError:
-        await follow(client, reading.stream, reading)
-    return reading
-
-
-def test_a_generator_that_dies_is_not_noticed_by_readers(server: Cluster) -> None:
-    title = f"ServeReplica:streaming:Generator:{SIMULATED}"
-
-    async def test(client: httpx.AsyncClient) -> None:
-        requests = await mixed(client)
-        expected = await alone(client, requests)
-        readings = [Reading() for _ in requests]
-        posts = [
-            asyncio.ensure_future(post(client, fields, reading))
-            for fields, reading in zip(requests, readings, strict=True)
-        ]
-        await reached(readings, 40)
-        killed = server.processes(title)[0]
-        os.kill(killed, signal.SIGKILL)
-        await asyncio.gather(*posts)
-        assert [reading.hashes for reading in readings] == expected
-        await replaced(server, title, 2, killed)
-
-    live(server, test)
-
-
-def test_another_process_goes_on_with_the_streams_of_an_ingress_that_dies(server: Cluster) -> None:
-    """Whoever reads them comes back with `Last-Event-ID`; those that are to go on without a reader do."""
-    title = "ServeReplica:streaming:Ingress"
-
-    async def test(client: httpx.AsyncClient) -> None:
-        stories = [{**STORY, "temperature": 0}, {**STORY, "seed": 5}, {**STORY, "seed": 6, "n": 2}]
-        requests = [*await mixed(client), *stories]
-        expected = await alone(client, requests)
-        unread = []
-        for seed in range(6):
-            fields = {**LONG, "seed": seed, "detach": True, "on_disconnect": "continue"}
-            unread.append((await client.post("/v1/streams", json=fields)).json()["stream"])
-        readings = [Reading() for _ in requests]
-        reads = [
-            asyncio.ensure_future(read_anyhow(client, fields, reading))
-            for fields, reading in zip(requests, readings, strict=True)
-        ]
-        await reached(readings, 20)
-        killed = server.processes(title)[0]
-        os.kill(killed, signal.SIGKILL)
-        await asyncio.gather(*reads)
-        assert [reading.hashes for reading in readings] == expected
-        moved = sum(reading.connections > 1 for reading in readings)
-        print(f"\n{moved} of {len(readings)} streams were taken over")
-        assert 0 < moved < len(readings)
-
-        give_up_s = time.monotonic() + 30
-        states = [""]
-        while set(states) != {"ended"} and time.monotonic() < give_up_s:
-            await asyncio.sleep(0.5)
-            states = [await _state(client, stream) for stream in unread]
-        assert set(states) == {"ended"}
-        finished = [await follow(client, stream, Reading()) for stream in unread]
-        assert [reading.hashes for reading in finished] == expected[:6]
-        await replaced(server, title, 2, killed)
-
-    live(server, test)
-
-
-def test_a_log_and_tokenizers_that_die_are_found_again(server: Cluster) -> None:
-    """Running streams notice nothing. New ones wait for what is missing or are told to come back, and start as before."""
-
-    async def test(client: httpx.AsyncClient) -> None:
-        [expected] = await alone(client, [LONG])
-        readings = [Reading() for _ in range(4)]
-        running = [asyncio.ensure_future(post(client, LONG, reading)) for reading in readings]
-        await reached(readings, 20)
-        titles = ["ServeReplica:streaming:StreamLog", f"ServeReplica:streaming:Tokenizer:{SIMULATED}"]
-        killed = {title: server.processes(title)[0] for title in titles}
-        for pid in killed.values():
-            os.kill(pid, signal.SIGKILL)
-        answer = await client.post("/v1/streams", json={**LONG, "max_tokens": 3, "stream": False})
-        assert answer.status_code in (200, 503), answer.text
-        await asyncio.gather(*running)
-        assert [reading.hashes for reading in readings] == [expected] * len(readings)
-        for title, pid in killed.items():
-            await replaced(server, title, 1, pid)
-        again = Reading()
-        await post(client, LONG, again)
-        assert again.hashes == expected
-        assert await _state(client, again.stream) == "ended"
-
-    live(server, test)
-
-
-async def _state(client: httpx.AsyncClient, stream: str) -> str:
-    try:
-        answer = await client.get(f"/v1/streams/{stream}")
-    except httpx.TransportError as error:
-        return str(error)
-    return str(answer.json()["state"]) if answer.status_code == 200 else answer.text
-
-
-def test_with_redis_streams_survive_an_ingress_and_a_redis_that_die(tmp_path: Path) -> None:
-    redis = RedisServer(tmp_path)
-    redis.start()
-    config = integration_config(embedded_too=False)
-    config["applications"][0]["args"]["streams"].update(backend="redis", redis_url=redis.url)
-    cluster = Cluster(config)
-
-    async def test(client: httpx.AsyncClient) -> None:
-        requests = await mixed(client)
-        expected = await alone(client, requests)
-        readings = [Reading() for _ in requests]
-        reads = [
-            asyncio.ensure_future(read_anyhow(client, fields, reading))
-            for fields, reading in zip(requests, readings, strict=True)
-        ]
-        await reached(readings, 20)
-        redis.kill()
-        await reached(readings, 60)  # without a log, what is under way goes on
-        redis.start()
-        await asyncio.sleep(1.0)
-        os.kill(cluster.processes("ServeReplica:streaming:Ingress")[0], signal.SIGKILL)
-        await asyncio.gather(*reads)
-        assert [reading.hashes for reading in readings] == expected
-        assert any(reading.connections > 1 for reading in readings)
-
-    try:
-        cluster.start()
-        assert not cluster.processes("ServeReplica:streaming:StreamLog")
-        live(cluster, test)
-    finally:
-        cluster.stop()
-        redis.kill()

@@ -1,0 +1,90 @@
+"""The services of two ingress processes over fake generators, which share a log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from app.model import Model
+from app.schema.frames import Delta, Frame
+from app.service import GenerationService
+from app.settings import ModelSettings, Settings
+from app.streams.log import StreamLog
+from app.streams.memory_log import LogBounds, MemoryStreamLog
+from app.streams.reader import Reader
+from tests.fakes.clock import FakeClock, settle
+from tests.fakes.generator import FakeGenerator, FakeTokenizer
+
+
+class AskedLog:
+    """A log that notes what is asked of it about single streams."""
+
+    def __init__(self, log: MemoryStreamLog) -> None:
+        self._log = log
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("append", "attend"):
+            self.asked.append(name)
+        return getattr(self._log, name)
+
+
+class Ingress:
+    """One service over fakes."""
+
+    def __init__(self, name: str, clock: FakeClock, log: StreamLog, capacity: int) -> None:
+        self.generator = FakeGenerator(capacity)
+        self.tokenizer = FakeTokenizer()
+        self.model = Model(ModelSettings(name="letters"), self.tokenizer, self.generator)
+        self.service = GenerationService(Settings(), {"letters": self.model}, log, ingress=name, clock=clock)
+        self.running = asyncio.ensure_future(self.service.run())
+
+    def free(self) -> bool:
+        return self.model.admission.sequences == 0 and not self.generator.running
+
+    async def die(self) -> None:
+        """Stops as a process does: without a word to anybody."""
+        self.running.cancel()
+        await settle()
+
+
+class World:
+    """Two ingress processes that share a log. The tests that need only one use `service`, `generator` and the like."""
+
+    def __init__(self, capacity: int = 8) -> None:
+        self.clock = FakeClock()
+        self.log = MemoryStreamLog(LogBounds(lease_s=3.0, retention_s=600.0), self.clock)
+        asked = AskedLog(self.log)
+        self.asked = asked.asked
+        self.first = Ingress("i1", self.clock, asked, capacity)
+        self.second = Ingress("i2", self.clock, asked, capacity)
+        self.service, self.generator = self.first.service, self.first.generator
+        self.tokenizer, self.model = self.first.tokenizer, self.first.model
+
+    def free(self) -> bool:
+        return self.first.free() and self.second.free()
+
+    async def close(self) -> None:
+        for ingress in (self.first, self.second):
+            await ingress.die()
+
+
+def live(test: Callable[[World], Awaitable[None]], capacity: int = 8) -> None:
+    """Runs `test` in a world of its own, at the end of which no stream may hold a place."""
+
+    async def main() -> None:
+        world = World(capacity)
+        await test(world)
+        await world.close()
+        assert world.free()
+
+    asyncio.run(main())
+
+
+async def rest(reader: Reader) -> list[Frame]:
+    return [frame async for frame in reader.frames()]
+
+
+def text(frames: list[Frame]) -> str:
+    return "".join(frame.text for frame in frames if isinstance(frame, Delta))

@@ -83,6 +83,9 @@ class Prompts:
     async def encode(self, request: GenerationRequest) -> list[int]:
         return list(request.prompt_token_ids or (1,))
 
+    async def encode_text(self, text: str) -> list[int]:
+        return [1]
+
 
 def read_all(port: int, streams: int) -> None:
     """The clients: starts the streams and reads what comes, until it is ended."""

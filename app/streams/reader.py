@@ -93,7 +93,8 @@ class Reader:
     def _take_text(self) -> list[Frame]:
         """`take` as it is for nearly every token: one choice, nothing but its text, no ending."""
         choice = self.stream.choices[0]
-        begin, end = self._positions[0], len(choice.token_ids)
+        # As `_shown`: the log tells the last tokens before the ending.
+        begin, end = self._positions[0], len(choice.token_ids) - choice.silent_end
         text = choice.text(begin, end) if begin < end else ""
         if not text:
             return []

@@ -85,7 +85,7 @@ class Driver:
         """This process has the lease of the stream; the log has the first `logged` tokens of its choices."""
         self.streams[stream.id] = stream
         self.recorder.start(stream, epoch, logged)
-        stream.drive()
+        stream.drive(taken_over=epoch > 1)
 
     async def attend(self) -> None:
         """Keeps the lease of this process's streams and carries out the log's orders, until cancelled."""
@@ -96,7 +96,7 @@ class Driver:
                 orders = await self._log.attend(self._ingress, wait_s)
                 self.log_answers = True
                 for order in orders:
-                    self._obey(order)
+                    self.obey(order)
             except ServiceError as error:
                 self.log_answers = False
                 logger.warning("the log of streams gives no orders: %s", error.message)
@@ -127,14 +127,26 @@ class Driver:
                     await self._clock.sleep(RETRY_S * fruitless)
 
     def _yield(self, stream: Stream) -> None:
-        """Another process has the lease by now: this one stops, whatever it has of the stream stays true."""
+        """Another process has the lease by now: this one stops.
+
+        What it has of the stream stays true, unless it was changed here without the log's knowing: then its readers are cut
+        off, who have seen nothing of that.
+        """
         self.streams.pop(stream.id, None)
         stream.stand_by()
-        self._on_taken_over(stream)
+        if stream.changes.barrier is None:
+            self._on_taken_over(stream)
+        else:
+            stream.cut()
 
-    def _obey(self, order: Order) -> None:
+    def obey(self, order: Order) -> None:
+        """Carries out an order. One that was carried out before, or whose stream is not driven here, does nothing."""
         stream = self.streams.get(order.stream)
         if order.action == "adopt":
             self._on_orphan(order.stream)
-        elif stream is not None:
-            stream.cancel()
+        elif stream is None:
+            return
+        elif order.change is not None:
+            stream.change(order.change)
+        else:
+            stream.cancel("stop" if order.action == "stop" else "cancelled")

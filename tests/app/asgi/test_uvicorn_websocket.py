@@ -36,6 +36,8 @@ GENERATE = {"type": "generate", "prompt": "hi", "seed": 1, "on_disconnect": "can
 class World:
     """A server on a port of its own, over a fake generator."""
 
+    server: uvicorn.Server
+
     def __init__(self, port: int) -> None:
         self.port = port
         self.connections = AsyncExitStack()
@@ -69,7 +71,7 @@ async def serve() -> AsyncIterator[World]:
     config = uvicorn.Config(
         build_app(world.service), lifespan="off", access_log=False, log_config=None, ws_ping_interval=None
     )
-    server = uvicorn.Server(config)
+    server = world.server = uvicorn.Server(config)
     serving = asyncio.ensure_future(server.serve(sockets=[listener]))
     await until(lambda: server.started)
     try:
@@ -187,6 +189,23 @@ def test_the_close_says_why() -> None:
             await idle.recv()
         assert ending.value.rcvd is not None and ending.value.rcvd.code == 1012
         assert ending.value.rcvd.reason.startswith("This server is shutting down.")
+
+    live(test)
+
+
+def test_a_server_that_drains_closes_its_sockets_and_the_streams_have_their_grace() -> None:
+    """What Serve does first to a process behind HAProxy that is to go: the service goes on meanwhile."""
+
+    async def test(world: World) -> None:
+        client = await world.connect()
+        await client.send(json.dumps({**GENERATE, "on_disconnect": "grace"}))
+        assert (await hear(client))["type"] == "start"
+        world.server.should_exit = True
+        with pytest.raises(ConnectionClosed) as ending:
+            await hear(client)
+        assert ending.value.rcvd is not None and ending.value.rcvd.code == 1012
+        await until(lambda: not world.service.on_close)
+        assert world.generator.running
 
     live(test)
 

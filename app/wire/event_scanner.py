@@ -61,7 +61,8 @@ class EventScanner:
 def _event_data(block: bytes) -> bytes | None:
     start = block.find(b"data:")
     # Nearly every event has one data line and it is the last: no list of lines is made for it.
-    if start >= 0 and b"\n" not in block[start:] and (start == 0 or block[start - 1] == 0x0A):
+    alone = start == 0 or (start > 0 and block[start - 1] == 0x0A and b"data\n" not in block[:start])
+    if alone and b"\n" not in block[start:]:
         return block[start + 6 :] if block[start + 5 : start + 6] == b" " else block[start + 5 :]
     lines = [
         _field_value(line) for line in block.split(b"\n") if line == b"data" or line.startswith(b"data:")

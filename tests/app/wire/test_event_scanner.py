@@ -45,6 +45,7 @@ def as_the_standard_says(stream: bytes) -> list[bytes]:
 
 @given(stream=streams, cuts=cuts)
 @example(stream=b"\xef\xbb\xbfdata: x\r\n\r\n", cuts=[1, 2, 12, 13])
+@example(stream=b"data\ndata: x\n\n", cuts=[])
 def test_any_cut_of_any_stream_is_read_as_the_standard_says(stream: bytes, cuts: list[int]) -> None:
     scanner = EventScanner()
     found = [event for piece in pieces_of(stream, cuts) for event in scanner.feed(piece)]

@@ -14,7 +14,7 @@ INSTALL = $(VENV)/bin/python -m pip install --prefer-binary --no-compile --const
 PYTEST = $(VENV)/bin/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast bench lint format system clean
+.PHONY: help serve test test-fast bench lint format proto system clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ lint: $(TEST_READY) ## Check style, format and types
 format: $(TEST_READY) ## Format the code and mend what ruff can mend
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
+
+proto: $(TEST_READY) ## Make the code of the gRPC messages again, after a change of app/proto/generation.proto
+	$(VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. app/proto/generation.proto
 
 system: ## Install the Debian programs that the tests need (as root)
 	@missing=; \

@@ -104,6 +104,7 @@ class Conversation:
         self._latest: dict[str, asyncio.Task[None]] = {}
         self._opening = 0
         self._closed = False
+        self._finished = False
         service.on_close.add(self._drain)
 
     # What the connection says.
@@ -128,8 +129,22 @@ class Conversation:
         if self.ending is None and not self._closed:
             self._reply(Addressed(refusal(error), stream, ref))
 
+    async def finish(self) -> None:
+        """No more messages will come: `at_end` from when those that came are carried out and no stream is read any more."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        self._finished = True
+        self._notify()
+
+    @property
+    def at_end(self) -> bool:
+        """Whether nothing will come any more from `take`, after `finish`."""
+        return self._finished and not self._readings and not self._replies
+
     def take(self) -> list[Addressed]:
         """What became ready since the last call: replies, and the frames of all streams, in their order for each stream."""
+        if not self._ready and not self._replies:
+            return []
         taken, self._replies = self._replies, []
         ready, self._ready = self._ready, {}
         for stream_id, reading in ready.items():

@@ -11,6 +11,7 @@
     │   └── StreamNotFound        404  the stream never was, or is somebody else's
     ├── MethodNotAllowed          405  use a method that the route has
     ├── IdempotencyConflict       409  use a new key for a new body
+    ├── StreamEnded               409  only a stream that runs can be changed
     ├── StreamExpired             410  start again: the stream is past its retention
     ├── BodyTooLarge              413  send less
     ├── UnsupportedMediaType      415  send application/json
@@ -116,6 +117,14 @@ class IdempotencyConflict(ServiceError):
     type = "invalid_request_error"
     http_status = 409
     grpc_status = "ALREADY_EXISTS"
+    ws_close_code = 1008
+
+
+class StreamEnded(ServiceError):
+    code = "stream_ended"
+    type = "invalid_request_error"
+    http_status = 409
+    grpc_status = "FAILED_PRECONDITION"
     ws_close_code = 1008
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from app.schema.requests import GenerationRequest
-from app.schema.tokens import Job, TokenBatch
+from app.schema.tokens import Job, Steering, TokenBatch
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +43,13 @@ class Tokenizer(Protocol):
         """
         ...
 
+    async def encode_text(self, text: str) -> list[int]:
+        """The ids of a piece of text as it stands: no special tokens are added, and the names of such are plain text.
+
+        Raises `PromptTooLong` for text that can't possibly fit, `Overloaded` and `GeneratorUnavailable`.
+        """
+        ...
+
 
 class TokenSink(Protocol):
     """Takes the tokens of one job. Called on the event loop, synchronously, in order, and never after the end."""
@@ -66,6 +73,14 @@ class Generation(Protocol):
 
     def resume(self) -> None:
         """Takes `pause` back. Returns at once."""
+        ...
+
+    def steer(self, steering: Steering) -> None:
+        """Has the engine put tokens into every unfinished choice, once for each id. Returns at once.
+
+        They come back to the sink like the engine's own, in a batch with an `Edit`. In what order several are applied is
+        the order of the calls. None is lost while the replica lives.
+        """
         ...
 
 

@@ -14,13 +14,13 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from app.admission import Quota
-from app.auth import callers
+from app.auth import NOBODY, callers
 from app.clock import SystemClock
 from app.context import check_vocabulary, fit_sampling
 from app.errors import (
@@ -36,8 +36,16 @@ from app.model import Model
 from app.ports import Clock, ModelCard
 from app.schema.requests import GenerationRequest
 from app.settings import Settings
+from app.stream_changes import StreamChanger, added_stops, check_running, put_in
 from app.streams.driver import Driver
-from app.streams.log import Excerpt, Idempotency, StreamLog, StreamRecord
+from app.streams.log import (
+    MAX_UNLOGGED_TOKENS,
+    Excerpt,
+    Idempotency,
+    Order,
+    StreamLog,
+    StreamRecord,
+)
 from app.streams.reader import Reader
 from app.streams.status import StreamStatus, status_of
 from app.streams.stream import Stream
@@ -48,8 +56,6 @@ FOLLOW_WAIT_S = 1.0
 RETRY_S = 0.25
 # Whoever reads a stream from another process asks the log for it at least this often, twice over for a slow answer.
 WATCHED_S = 2 * FOLLOW_WAIT_S
-# A reader may have seen this many tokens of a choice that the driver had no time to log before it died.
-MAX_UNLOGGED_TOKENS = 64
 # How long readers wait for a log that does not answer, or that has lost its memory and is told again by the driver.
 LOG_PATIENCE_S = 10.0
 # How often another process's stream is ordered to be cancelled, in case its driver changes meanwhile.
@@ -99,6 +105,7 @@ class GenerationService:
             on_taken_over=self._follow_soon,
             on_orphan=self._adopt_soon,
         )
+        self._changer = StreamChanger(log, self._driver, self._clock)
         self._followed: dict[str, Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._work: asyncio.Future[tuple[None, None]] | None = None
@@ -161,16 +168,32 @@ class GenerationService:
 
     async def cancel(self, stream_id: str, owner: str = "") -> StreamStatus:
         """Cancels a stream wherever it is driven; returns when it has ended. Idempotent. Raises as `resume` does."""
-        self._check_open()
-        while (stream := await self._find(stream_id, owner)).ending is None:
-            if stream.driven:
-                stream.cancel()
-            else:
-                # Its driver may be gone: then it is driven by whoever takes it over, which may be this process.
-                await self._log.order_cancel(stream_id)
-                await self._ended_within(stream, CANCEL_AGAIN_S)
-                self._check_open()
-        return await self.status(stream_id, owner)
+        return await self._end(Order("cancel", stream_id), owner)
+
+    async def stop(self, stream_id: str, owner: str = "") -> StreamStatus:
+        """As `cancel`, but the choices that still run end with "stop". Text that is held back is not released either."""
+        return await self._end(Order("stop", stream_id), owner)
+
+    async def add_stops(self, stream_id: str, stops: Sequence[str], owner: str = "") -> None:
+        """Adds stop strings to a running stream, which take effect from the next text on, wherever it is driven.
+
+        Returns when the log has the order: it survives this process and the driver. Strings that the stream has are no change.
+        Raises `InvalidRequest`, `StreamEnded`, and as `resume` does; after `LogUnavailable` it may happen yet.
+        """
+        stream = await self._running(stream_id, owner)
+        change = added_stops(stream, stops)
+        if change is not None:
+            await self._changer.change(stream, change)
+
+    async def steer(self, stream_id: str, text: str, owner: str = "") -> None:
+        """Puts text into every choice of a running stream that goes on; generation goes on from it, wherever it is driven.
+
+        Returns when the log has the order, as `add_stops` does; the text comes when the generator has put it in, once. Raises
+        `InvalidRequest`, `PromptTooLong`, `StreamEnded`, `Overloaded`, `GeneratorUnavailable`, and as `resume` does.
+        """
+        stream = await self._running(stream_id, owner)
+        token_ids = await self._model(stream.request.model).tokenizer.encode_text(text)
+        await self._changer.change(stream, put_in(stream, token_ids, self.settings.limits.max_prompt_tokens))
 
     async def status(self, stream_id: str, owner: str = "") -> StreamStatus:
         """What is known of a stream. Raises as `resume` does."""
@@ -278,6 +301,26 @@ class GenerationService:
             created_s=created_s,
         )
 
+    # Streams that are ended or changed from outside.
+
+    async def _end(self, order: Order, owner: str) -> StreamStatus:
+        self._check_open()
+        while (stream := await self._find(order.stream, owner)).ending is None:
+            if stream.driven:
+                self._driver.obey(order)
+            else:
+                # Its driver may be gone: then it is driven by whoever takes it over, which may be this process.
+                await self._log.order(order)
+                await self._ended_within(stream, CANCEL_AGAIN_S)
+                self._check_open()
+        return await self.status(order.stream, owner)
+
+    async def _running(self, stream_id: str, owner: str) -> Stream:
+        self._check_open()
+        stream = await self._find(stream_id, owner)
+        check_running(stream.ending is None)
+        return stream
+
     # Streams that another process drives, or did.
 
     async def _find(self, stream_id: str, owner: str) -> Stream:
@@ -319,11 +362,11 @@ class GenerationService:
 
     async def _follow_log(self, stream: Stream) -> None:
         deserted_s = failing_s = 0.0
-        while stream.ending is None and deserted_s < WATCHED_S:
+        while stream.ending is None and deserted_s < WATCHED_S and not stream.was_cut:
             try:
                 excerpt = await self._log.read(stream.id, stream.counts, FOLLOW_WAIT_S)
                 stream.absorb(excerpt)
-                if excerpt.orphaned and await self._take(stream):
+                if excerpt.orphaned and not stream.was_cut and await self._take(stream):
                     return
             except (LogUnavailable, StreamNotFound, StreamExpired):
                 if stream.driven or failing_s >= LOG_PATIENCE_S:
@@ -396,8 +439,12 @@ class GenerationService:
 
     @contextmanager
     def _permit(self, owner: str, model: Model, sequences: int, *, accepted: bool = False) -> Iterator[None]:
-        """A place in the owner's quota and in the model, held as long as the stream runs here."""
-        quota = self._quota.permit(owner, accepted=accepted) if self._quota else nullcontext()
+        """A place in the owner's quota and in the model, held as long as the stream runs here.
+
+        Without a key there is no quota: where keys are needed, that is code inside the cluster.
+        """
+        counted = self._quota if owner != NOBODY else None
+        quota = counted.permit(owner, accepted=accepted) if counted else nullcontext()
         with quota, model.admission.permit(sequences, model.generator.capacity, accepted=accepted):
             yield
 

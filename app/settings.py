@@ -115,7 +115,7 @@ class LimitsSettings(_Section):
     max_output_tokens: PositiveInt = 2048
     max_streams_per_key: PositiveInt = 64
     max_streams_per_connection: PositiveInt = 128
-    max_pending_messages: PositiveInt = 64
+    max_pending_messages: PositiveInt = 256
     reader_stall_timeout_s: Seconds = 30
     request_timeout_s: Seconds = 600
 

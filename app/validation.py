@@ -99,7 +99,7 @@ def _instead(error: ErrorDetails) -> str:
     """The number that was out of range. Nothing else of the request is repeated."""
     given = error["input"]
     if error["type"] in _NUMERIC and isinstance(given, int | float) and abs(given) < 1e15:
-        return f", not {given}"
+        return f", not {given:.15g}"
     return ""
 
 

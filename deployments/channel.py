@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from app.schema.tokens import TokenBatch, TokenLogprob
+from app.schema.tokens import Edit, Steering, TokenBatch, TokenLogprob
 from deployments.refusal import Refused
 
 BEAT_S = 1.0
@@ -35,10 +35,11 @@ Answer = Accepted | Refused
 
 
 class ControlOperation(msgspec.Struct, frozen=True, array_like=True):
-    """Takes one job of an ingress out of the batch, or puts it back."""
+    """Takes one job of an ingress out of the batch, puts it back, or puts tokens into it (`steering` says which)."""
 
     key: int
-    action: Literal["pause", "resume"]
+    action: Literal["pause", "resume", "steer"]
+    steering: Steering | None = None
 
 
 class Control(msgspec.Struct, frozen=True, array_like=True):
@@ -75,6 +76,7 @@ def _join(part: list[TokenBatch]) -> TokenBatch:
         last.stop_token,
         _join_logprobs(part),
         last.error,
+        _join_edits(part),
     )
 
 
@@ -82,3 +84,7 @@ def _join_logprobs(part: list[TokenBatch]) -> list[TokenLogprob] | None:
     if all(batch.logprobs is None for batch in part):
         return None
     return [logprob for batch in part for logprob in batch.logprobs or []]
+
+
+def _join_edits(part: list[TokenBatch]) -> list[Edit] | None:
+    return [edit for batch in part for edit in batch.edits or []] or None

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 from app.errors import GeneratorUnavailable
 from app.ports import TokenSink
-from app.schema.tokens import Job, TokenBatch
+from app.schema.tokens import Job, Steering, TokenBatch
 from deployments.calls import GeneratorCalls
 from deployments.channel_client import ChannelClient
 from deployments.control import ControlSender
@@ -41,6 +41,9 @@ class RemoteJob:
 
     def resume(self) -> None:
         self._control.send(self.replica, self.key, "resume")
+
+    def steer(self, steering: Steering) -> None:
+        self._control.steer(self.replica, self.key, steering)
 
 
 class GeneratorClient:

@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from app.errors import ServiceError
-from app.schema.tokens import Job, TokenBatch
+from app.schema.tokens import Job, Steering, TokenBatch
 from deployments.channel import Accepted, decode_control, encode
 from deployments.channel_server import ChannelServer
 from deployments.refusal import refusal
@@ -29,6 +29,7 @@ class JobLoop(Protocol):
     def abort(self, ingress: str, key: int) -> None: ...
     def pause(self, ingress: str, key: int) -> None: ...
     def resume(self, ingress: str, key: int) -> None: ...
+    def steer(self, ingress: str, key: int, steering: Steering) -> None: ...
 
 
 class GeneratorServer:
@@ -89,8 +90,12 @@ class GeneratorServer:
         assert self._loop is not None
         decoded = decode_control(control)
         for operation in decoded.operations:
-            apply = self._loop.pause if operation.action == "pause" else self._loop.resume
-            apply(decoded.ingress, operation.key)
+            if operation.steering is not None:
+                self._loop.steer(decoded.ingress, operation.key, operation.steering)
+            elif operation.action == "pause":
+                self._loop.pause(decoded.ingress, operation.key)
+            else:
+                self._loop.resume(decoded.ingress, operation.key)
 
     async def close(self) -> None:
         """Stops the beats."""

@@ -8,21 +8,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
+from grpc_health.v1 import health_pb2 as health
 from ray import serve
+from ray.serve._private.constants import RAY_SERVE_ENABLE_DIRECT_INGRESS
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from app.asgi.application import build_app
 from app.errors import ServiceError
 from app.model import Model
+from app.proto import generation_pb2 as pb
 from app.service import GenerationService
 from app.settings import Settings
 from app.streams.log import StreamLog
 from deployments.calls import ServeGeneratorCalls
 from deployments.generator_client import GeneratorClient
+from deployments.grpc_servicer import CallContext, GenerationServicer
+from deployments.handle_calls import Fields, HandleCalls
+from deployments.health_servicer import HealthServicer
 from deployments.link_client import LinkClient, links_to
 from deployments.replica_directory import directory_of
 from deployments.stream_log import log_bounds
@@ -38,8 +44,9 @@ Handles = Mapping[str, DeploymentHandle[Any]]
 
 @serve.ingress()
 class Ingress:
-    """Answers clients. `tokenizers` and `generators` are the handles of each model by its name.
+    """Answers clients over HTTP, gRPC and handles.
 
+    `tokenizers` and `generators` are the handles of each model by its name.
     `log` is the handle of the log of streams, None when the settings say that it is elsewhere.
     """
 
@@ -61,6 +68,10 @@ class Ingress:
         self._close_log: Callable[[], Awaitable[None]] | None = None
         self._running: asyncio.Task[None] | None = None
         self._service = GenerationService(settings, models, self._log(log), ingress=self._name)
+        self._handle_calls = HandleCalls(self._service)
+        # Serve's own proxy hears of a status without messages only by an exception.
+        self._generation = GenerationServicer(self._service, raises=not RAY_SERVE_ENABLE_DIRECT_INGRESS)
+        self._health = HealthServicer(self._service)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Serve, once, on the event loop that will serve. Channels and links open from here on."""
@@ -72,6 +83,66 @@ class Ingress:
         self._loading = loop.create_task(self._load())
         self._running = loop.create_task(self._service.run())
         return build_app(self._service, echo_request_id=False)
+
+    # What other code in the cluster calls through a handle.
+
+    async def generate(
+        self, request: Fields, *, api_key: str | None = None, idempotency_key: str | None = None
+    ) -> AsyncGenerator[Fields, None]:
+        """See `HandleCalls.generate`."""
+        return await self._handle_calls.generate(request, api_key, idempotency_key)
+
+    async def resume(
+        self, stream: str, after: str | None = None, *, api_key: str | None = None
+    ) -> AsyncGenerator[Fields, None]:
+        """See `HandleCalls.resume`."""
+        return await self._handle_calls.resume(stream, after, api_key)
+
+    async def cancel(self, stream: str, *, api_key: str | None = None) -> Fields:
+        """See `HandleCalls.cancel`."""
+        return await self._handle_calls.cancel(stream, api_key)
+
+    # The methods of the gRPC services. Serve finds them by their names, and gives the context by that of its parameter.
+
+    async def Generate(  # noqa: N802
+        self, request: pb.GenerateRequest, grpc_context: CallContext
+    ) -> AsyncGenerator[pb.Frame, None]:
+        """Of `streaming_inference.v1.Generation`."""
+        return await self._generation.generate(request, grpc_context)
+
+    async def Resume(  # noqa: N802
+        self, request: pb.ResumeRequest, grpc_context: CallContext
+    ) -> AsyncGenerator[pb.Frame, None]:
+        """Of `streaming_inference.v1.Generation`."""
+        return await self._generation.resume(request, grpc_context)
+
+    async def Cancel(self, request: pb.CancelRequest, grpc_context: CallContext) -> pb.CancelReply:  # noqa: N802
+        """Of `streaming_inference.v1.Generation`."""
+        return await self._generation.cancel(request, grpc_context)
+
+    async def Converse(  # noqa: N802
+        self, messages: AsyncIterator[pb.ClientMessage], grpc_context: CallContext
+    ) -> AsyncGenerator[pb.Frame, None]:
+        """Of `streaming_inference.v1.Generation`."""
+        return await self._generation.converse(messages, grpc_context)
+
+    async def Check(  # noqa: N802
+        self, request: health.HealthCheckRequest, grpc_context: CallContext
+    ) -> health.HealthCheckResponse:
+        """Of `grpc.health.v1.Health`."""
+        return await self._health.check(request, grpc_context)
+
+    async def List(  # noqa: N802
+        self, request: health.HealthListRequest, grpc_context: CallContext
+    ) -> health.HealthListResponse:
+        """Of `grpc.health.v1.Health`."""
+        return await self._health.list(request, grpc_context)
+
+    async def Watch(  # noqa: N802
+        self, request: health.HealthCheckRequest, grpc_context: CallContext
+    ) -> AsyncGenerator[health.HealthCheckResponse, None]:
+        """Of `grpc.health.v1.Health`."""
+        return self._health.watch(request, grpc_context)
 
     async def _load(self) -> None:
         """Learns what the models are, for as long as that takes: replicas start in any order."""

@@ -67,14 +67,14 @@ class Unread(msgspec.Struct, frozen=True, array_like=True, tag="unread"):
         return await log.unread_s(self.stream)
 
 
-class OrderCancel(msgspec.Struct, frozen=True, array_like=True, tag="order_cancel"):
-    stream: str
+class GiveOrder(msgspec.Struct, frozen=True, array_like=True, tag="order"):
+    order: Order
 
-    async def on(self, log: StreamLog) -> None:
-        await log.order_cancel(self.stream)
+    async def on(self, log: StreamLog) -> bool:
+        return await log.order(self.order)
 
 
-LogCall = Create | AppendAll | Attend | Record | Read | Take | Unread | OrderCancel
+LogCall = Create | AppendAll | Attend | Record | Read | Take | Unread | GiveOrder
 
 _RESULTS: dict[type, Any] = {
     Create: str,
@@ -84,7 +84,7 @@ _RESULTS: dict[type, Any] = {
     Read: Excerpt,
     Take: int | None,
     Unread: float,
-    OrderCancel: None,
+    GiveOrder: bool,
 }
 
 

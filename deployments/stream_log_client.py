@@ -49,8 +49,9 @@ class StreamLogClient:
         result: float = await self._call(log_calls.Unread(stream))
         return result
 
-    async def order_cancel(self, stream: str) -> None:
-        await self._call(log_calls.OrderCancel(stream))
+    async def order(self, order: Order) -> bool:
+        result: bool = await self._call(log_calls.GiveOrder(order))
+        return result
 
     async def _call(self, call: LogCall, wait_s: float = 0.0) -> Any:
         try:

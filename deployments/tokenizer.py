@@ -24,7 +24,7 @@ from deployments.link import encode_address
 from deployments.link_server import LinkServer
 from deployments.model_files import bare_copy, describe, load_transformers_tokenizer, model_path
 from deployments.refusal import refusal
-from deployments.tokenizer_client import Encoded
+from deployments.tokenizer_client import EncodeCall, Encoded, EncodePrompt, decode_call
 
 if TYPE_CHECKING:
     import tokenizers
@@ -34,7 +34,6 @@ MAX_THREADS = 4
 MAX_CALLS = 256
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_request = msgspec.msgpack.Decoder(GenerationRequest).decode
 
 
 class PromptEncoder:
@@ -60,10 +59,19 @@ class PromptEncoder:
         self._check_length(len(text), "prompt")
         return self._ids(text, add_special_tokens=True)
 
+    def encode_text(self, text: str) -> list[int]:
+        """The ids of a piece of text in which nothing is special. Raises `PromptTooLong` as `encode` does."""
+        self._check_length(len(text), "text")
+        self._bare.encode_special_tokens = True
+        try:
+            return self._ids(text, add_special_tokens=False)
+        finally:
+            self._bare.encode_special_tokens = False
+
     def _check_length(self, characters: int, field: str) -> None:
         if characters > self._max_characters:
             raise PromptTooLong(
-                f"The prompt has {characters} characters, far more than the model's {self.card.max_model_len_tokens} tokens "
+                f"The text has {characters} characters, far more than the model's {self.card.max_model_len_tokens} tokens "
                 "can hold.",
                 param=field,
             )
@@ -113,10 +121,16 @@ class Tokenizer:
         """The encoded `LinkAddress` on which `encode` can be reached."""
         return encode_address(await self._link.listen(ray.util.get_node_ip_address()))
 
-    async def encode(self, request: bytes) -> bytes:
-        decoded = _decode_request(request)
+    async def encode(self, data: bytes) -> bytes:
+        """The encoded `Encoding` that answers an encoded `EncodeCall`."""
+        call: EncodeCall = decode_call(data)
         try:
-            ids = await asyncio.get_running_loop().run_in_executor(self._pool, self._encoder.encode, decoded)
+            ids = await asyncio.get_running_loop().run_in_executor(self._pool, self._ids, call)
         except ServiceError as error:
             return _encode(refusal(error))
         return _encode(Encoded(ids))
+
+    def _ids(self, call: EncodeCall) -> list[int]:
+        if isinstance(call, EncodePrompt):
+            return self._encoder.encode(call.request)
+        return self._encoder.encode_text(call.text)

@@ -21,14 +21,29 @@ DESCRIBE_TIMEOUT_S = 10.0
 ENCODE_TIMEOUT_S = 30.0
 
 
+class EncodePrompt(msgspec.Struct, frozen=True, array_like=True, tag="prompt"):
+    """Asks for the ids of a request's prompt."""
+
+    request: GenerationRequest
+
+
+class EncodeText(msgspec.Struct, frozen=True, array_like=True, tag="text"):
+    """Asks for the ids of a piece of text, as it stands."""
+
+    text: str
+
+
 class Encoded(msgspec.Struct, frozen=True, array_like=True, tag="encoded"):
-    """The token ids of a prompt."""
+    """The token ids of what was to be encoded."""
 
     token_ids: list[int]
 
 
+EncodeCall = EncodePrompt | EncodeText
 Encoding = Encoded | Refused
 
+_encode = msgspec.msgpack.Encoder().encode
+decode_call = msgspec.msgpack.Decoder(EncodeCall).decode
 decode_encoding = msgspec.msgpack.Decoder(Encoding).decode
 decode_card = msgspec.msgpack.Decoder(ModelCard).decode
 
@@ -57,13 +72,21 @@ class TokenizerClient:
             raise from_call(error, "tokenizer") from error
 
     async def encode(self, request: GenerationRequest) -> list[int]:
-        """See `app.ports.Tokenizer.encode`. A call that breaks is made once more: it changes nothing."""
-        payload = msgspec.msgpack.encode(request)
+        """See `app.ports.Tokenizer.encode`."""
+        return await self._encoded(EncodePrompt(request))
+
+    async def encode_text(self, text: str) -> list[int]:
+        """See `app.ports.Tokenizer.encode_text`."""
+        return await self._encoded(EncodeText(text))
+
+    async def _encoded(self, call: EncodeCall) -> list[int]:
+        """The ids. A call that breaks is made once more: it changes nothing."""
+        data = _encode(call)
         try:
             try:
-                received = await self._link.call(payload, ENCODE_TIMEOUT_S)
+                received = await self._link.call(data, ENCODE_TIMEOUT_S)
             except LinkBroken:
-                received = await self._link.call(payload, ENCODE_TIMEOUT_S)
+                received = await self._link.call(data, ENCODE_TIMEOUT_S)
         except Exception as error:
             raise from_call(error, "tokenizer") from error
         encoding: Encoding = decode_encoding(received)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
@@ -22,5 +21,5 @@ def check_origin(headers: Headers, allowed: Collection[str]) -> None:
     if origin is None or ANY in allowed or origin.lower() in allowed:
         return
     host = headers.get("host", "").lower()
-    if not host or urlsplit(origin.lower()).netloc != host:
+    if not host or origin.lower().partition("://")[2] != host:
         raise NotAllowed("Pages of this origin may not connect. See ingress.allowed_origins.", param="Origin")

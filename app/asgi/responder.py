@@ -14,9 +14,9 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from app.asgi.deliveries import Deliveries
-from app.asgi.idempotency import idempotency_key, idempotency_of
 from app.asgi.request_body import read_json
 from app.asgi.stream_response import StreamResponse, disconnected
+from app.idempotency import idempotency_key, idempotency_of
 from app.schema.frames import Frame
 from app.schema.requests import GenerationRequest
 from app.service import GenerationService
@@ -74,7 +74,7 @@ class Responder:
 
         Raises the `ServiceError` that prevents it.
         """
-        key = idempotency_key(http)
+        key = idempotency_key(http.headers)
         request = body.to_request(self._settings.limits, self._settings.default_model)
         owner = self._service.owner_of(http.headers)
         if key is None:

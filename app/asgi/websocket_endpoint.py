@@ -8,6 +8,7 @@ Endings, whichever comes first:
 
     the client went away                the handler is cancelled, or reads the disconnect, depending on Serve's mode
     the socket stayed full for too long the connection is cut
+    the key was taken back              1008, at the next message
     a message was too big               1009
     the conversation must end           the close code of its error: 1012 draining, 1013 too many messages
     anything unforeseen                 1011
@@ -20,6 +21,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 import msgspec
 from starlette.datastructures import Headers
@@ -67,31 +70,42 @@ class WebSocketEndpoint:
         self.connections += 1
         conversation = Conversation(self._service, owner)
         try:
-            await self._connection(conversation, send).run(receive)
+            await self._connection(conversation, headers, send).run(receive)
         except Exception:
             logger.exception("a WebSocket broke")
         finally:
             self.connections -= 1
             await conversation.close()
 
-    def _connection(self, conversation: Conversation, send: Send) -> Connection:
+    def _connection(self, conversation: Conversation, headers: Headers, send: Send) -> Connection:
         limits = self._settings.limits
         return Connection(
             conversation,
             innermost_send(send),
+            authorize=partial(self._service.owner_of, headers),
             max_message_bytes=limits.max_body_bytes,
             stall_timeout_s=limits.reader_stall_timeout_s,
         )
 
 
 class Connection:
-    """Carries a conversation over an accepted WebSocket. Used once, on the loop that feeds the streams."""
+    """Carries a conversation over an accepted WebSocket. Used once, on the loop that feeds the streams.
+
+    `authorize` is called for each message, as keys may be taken back; it raises the `ServiceError` that ends the connection.
+    """
 
     def __init__(
-        self, conversation: Conversation, send: Send, *, max_message_bytes: int, stall_timeout_s: float
+        self,
+        conversation: Conversation,
+        send: Send,
+        *,
+        authorize: Callable[[], object],
+        max_message_bytes: int,
+        stall_timeout_s: float,
     ) -> None:
         self._conversation = conversation
         self._send = send
+        self._authorize = authorize
         self._max_message_bytes = max_message_bytes
         self._outlet = Outlet(
             stall_timeout_s=stall_timeout_s, on_free=self._on_ready, on_stalled=self._note_stalled
@@ -182,18 +196,28 @@ class Connection:
             return
         said: object = None
         try:
+            self._authorize()
             if text is None:
                 raise InvalidRequest("Send messages as text.")
             said = decode_json(raw)
             self._conversation.accept(parse_message(said))
         except InvalidRequest as error:
-            self._conversation.refuse(error, ref=_name(said, "ref"), stream=_name(said, "stream"))
+            ref, stream = _names(said)
+            self._conversation.refuse(error, ref=ref, stream=stream)
+        except ServiceError as error:
+            self._fail(error)
 
 
-def _name(said: object, field: str) -> str | None:
-    """What a message that is not valid calls itself, if that is a name at all."""
-    name = said.get(field) if isinstance(said, dict) else None
-    return name if isinstance(name, str) and 0 < len(name) <= MAX_NAME_LENGTH else None
+def _names(said: object) -> tuple[str | None, str | None]:
+    """What a message that is not valid calls itself and its stream, where these are names at all."""
+    if not isinstance(said, dict):
+        return None, None
+    # In `generate`, as in the body of a POST, `stream` is no name.
+    given = said.get("ref"), None if said.get("type") == "generate" else said.get("stream")
+    ref, stream = (
+        name if isinstance(name, str) and 0 < len(name) <= MAX_NAME_LENGTH else None for name in given
+    )
+    return ref, stream
 
 
 def _nothing() -> None:

@@ -67,7 +67,10 @@ class Start(msgspec.Struct, frozen=True, tag_field="type", tag="start"):
 
 
 class Delta(msgspec.Struct, frozen=True, tag_field="type", tag="delta", omit_defaults=True):
-    """Text that choice `index` gained with its last `tokens` tokens. The text may be empty; the tokens never are."""
+    """Text that choice `index` gained with its last `tokens` tokens. The text may be empty; the tokens never are.
+
+    `steered`: the tokens are not the model's but were put in. Text that was held back before may stand in front.
+    """
 
     cursor: str
     index: int
@@ -75,6 +78,7 @@ class Delta(msgspec.Struct, frozen=True, tag_field="type", tag="delta", omit_def
     tokens: int
     token_ids: list[int] | None = None
     logprobs: list[Logprob] | None = None
+    steered: bool = False
 
 
 class End(msgspec.Struct, frozen=True, tag_field="type", tag="end"):

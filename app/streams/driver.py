@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from app.errors import GeneratorUnavailable, InternalError, Overloaded, RequestTimeout, ServiceError
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 MAX_FRUITLESS_ATTEMPTS = 6
 RETRY_S = 0.25
 ATTEND_WAIT_S = 1.0
+MAX_EARLY_ORDERS = 100
 
 
 class Driver:
@@ -52,6 +54,8 @@ class Driver:
         self._on_taken_over = on_taken_over
         self._on_orphan = on_orphan
         self._keys = itertools.count(1)
+        # Orders for streams that are not driven here, or not yet: an order may come before the answer that gives the lease.
+        self._early: deque[Order] = deque(maxlen=MAX_EARLY_ORDERS)
 
     async def drive(
         self, stream: Stream, model: Model, announce: Callable[[], Awaitable[bool]] | None = None
@@ -85,7 +89,10 @@ class Driver:
         """This process has the lease of the stream; the log has the first `logged` tokens of its choices."""
         self.streams[stream.id] = stream
         self.recorder.start(stream, epoch, logged)
-        stream.drive()
+        stream.drive(taken_over=epoch > 1)
+        for order in [order for order in self._early if order.stream == stream.id]:
+            self._early.remove(order)
+            self.obey(order)
 
     async def attend(self) -> None:
         """Keeps the lease of this process's streams and carries out the log's orders, until cancelled."""
@@ -96,7 +103,7 @@ class Driver:
                 orders = await self._log.attend(self._ingress, wait_s)
                 self.log_answers = True
                 for order in orders:
-                    self._obey(order)
+                    self.obey(order)
             except ServiceError as error:
                 self.log_answers = False
                 logger.warning("the log of streams gives no orders: %s", error.message)
@@ -127,14 +134,26 @@ class Driver:
                     await self._clock.sleep(RETRY_S * fruitless)
 
     def _yield(self, stream: Stream) -> None:
-        """Another process has the lease by now: this one stops, whatever it has of the stream stays true."""
+        """Another process has the lease by now: this one stops.
+
+        What it has of the stream stays true, unless it was changed here without the log's knowing: then its readers are cut
+        off, who have seen nothing of that.
+        """
         self.streams.pop(stream.id, None)
         stream.stand_by()
-        self._on_taken_over(stream)
+        if stream.changes.barrier is None:
+            self._on_taken_over(stream)
+        else:
+            stream.cut()
 
-    def _obey(self, order: Order) -> None:
+    def obey(self, order: Order) -> None:
+        """Carries out an order, once the stream is driven here. One that was carried out before does nothing."""
         stream = self.streams.get(order.stream)
         if order.action == "adopt":
             self._on_orphan(order.stream)
-        elif stream is not None:
-            stream.cancel()
+        elif stream is None:
+            self._early.append(order)
+        elif order.change is not None:
+            stream.change(order.change)
+        else:
+            stream.cancel("stop" if order.action == "stop" else "cancelled")

@@ -1,8 +1,8 @@
 """The log of streams: what must be kept so that a stream outlives connections and processes, and the port to keep it.
 
-Kept are the record of the request, the sampled tokens and the ending; frames, text and bytes are derived from these. The ingress
-process that generates a stream is its driver: it holds the lease, and only it may append. Who takes a lease over raises the
-stream's epoch by one; what still comes with an older epoch is refused.
+Kept are the record of the request, the tokens with the edits among them, and the ending; frames, text and bytes are derived from
+these. The ingress process that generates a stream is its driver: it holds the lease, and only it may append. Who takes a lease
+over raises the stream's epoch by one; what still comes with an older epoch is refused.
 """
 
 from __future__ import annotations
@@ -12,10 +12,19 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from app.errors import InvalidRequest
 from app.schema.frames import End, Error
 from app.schema.requests import GenerationRequest
 from app.schema.sampling import SamplingParams
 from app.schema.tokens import TokenBatch
+
+MAX_CHANGES = 64
+"""How often one stream can be changed."""
+
+CHANGE_ID_LENGTH = 16
+
+MAX_UNLOGGED_TOKENS = 64
+"""A reader may have seen this many tokens of a choice that the driver had no time to log before it died."""
 
 
 class StreamRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +43,17 @@ class Idempotency(msgspec.Struct, frozen=True):
 
     key: str
     digest: str
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """What somebody wants of a stream that runs: stop strings to be added, or tokens to be put in.
+
+    `id` is unique in the stream, `CHANGE_ID_LENGTH` characters in ASCII: one that comes twice is one change.
+    """
+
+    id: str
+    stops: list[str] = []
+    token_ids: list[int] = []
 
 
 class Append(msgspec.Struct, frozen=True, array_like=True):
@@ -62,10 +82,12 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True):
-    """What a driver is to do: `cancel` a stream that it drives, or `adopt` one whose driver is gone."""
+    """What a driver is to do: end a stream that it drives (`cancel`, or `stop` as if the model had), `change` it, or `adopt`
+    one whose driver is gone. It may get an order more than once."""
 
-    action: Literal["cancel", "adopt"]
+    action: Literal["cancel", "stop", "change", "adopt"]
     stream: str
+    change: Change | None = None
 
 
 class StreamLog(Protocol):
@@ -85,7 +107,8 @@ class StreamLog(Protocol):
     async def append(self, driver: str, appends: Sequence[Append]) -> list[Refusal]:
         """Adds to streams, and renews the driver's lease. Returns those that are not the driver's in that epoch.
 
-        Tokens that the log has already are skipped, so that a call of unknown outcome can be repeated.
+        Tokens and edits that the log has already are skipped, so that a call of unknown outcome can be repeated. An edit
+        carries out the order for its change.
         """
         ...
 
@@ -109,6 +132,15 @@ class StreamLog(Protocol):
         """Seconds since `read` was last called for the stream; infinite when it never was, or there is no such stream."""
         ...
 
-    async def order_cancel(self, stream: str) -> None:
-        """Tells the stream's driver to cancel it. Does nothing when it has ended or has no driver."""
+    async def order(self, order: Order) -> bool:
+        """Tells the stream's driver to end or to change it; until that is done, whoever takes the lease is told again.
+
+        Returns false, and does nothing, when the stream has ended. A change that was ordered already is not ordered again.
+        Raises as `record` does, and `InvalidRequest` when `MAX_CHANGES` changes were ordered before.
+        """
         ...
+
+
+def changed_too_often() -> InvalidRequest:
+    """What a log says to one change too many."""
+    return InvalidRequest(f"The stream was changed {MAX_CHANGES} times already, which is the most.")

@@ -15,10 +15,21 @@ import msgspec
 from app.errors import IdempotencyConflict, Overloaded, StreamExpired, StreamNotFound
 from app.ports import Clock
 from app.schema.frames import End, Error
-from app.schema.tokens import EngineFinish, TokenBatch, TokenLogprob
-from app.streams.log import Append, Excerpt, Idempotency, Order, Refusal, StreamRecord
+from app.schema.tokens import Edit, EngineFinish, TokenBatch, TokenLogprob
+from app.streams.log import (
+    MAX_CHANGES,
+    Append,
+    Excerpt,
+    Idempotency,
+    Order,
+    Refusal,
+    StreamRecord,
+    changed_too_often,
+)
 
 MAX_TOMBSTONES = 100_000
+# A change that was ordered and not made is ordered again after this time: the answer with the order may have been lost.
+ORDER_AGAIN_S = 1.0
 _SWEEP_AT_MOST = 64
 
 
@@ -40,11 +51,12 @@ class LogStatistics(msgspec.Struct, frozen=True):
 
 
 class _Choice:
-    """The tokens of one choice, and how the engine ended it."""
+    """The tokens of one choice, the edits among them, and how the engine ended it."""
 
     def __init__(self) -> None:
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
+        self.edits: dict[str, Edit] = {}
         self.finish: EngineFinish | None = None
         self.stop_token: int | None = None
 
@@ -55,27 +67,48 @@ class _Choice:
         self.token_ids.extend(fresh)
         if batch.logprobs is not None:
             self.logprobs.extend(batch.logprobs[known:])
+        for edit in batch.edits or ():
+            self.edits.setdefault(edit.id, edit)
         if batch.finish is not None:
             self.finish, self.stop_token = batch.finish, batch.stop_token
         return len(fresh)
 
     def behind(self, index: int, count: int) -> TokenBatch | None:
-        """What lies behind the first `count` tokens, None when nothing does. The ending belongs to the last token."""
-        if count >= len(self.token_ids) and (self.finish is None or self.token_ids):
+        """What lies behind the first `count` tokens, None when nothing does. The ending belongs to the last token.
+
+        Edits that lie just there are told again, for the count does not say whether they are known.
+        """
+        edits = [edit for edit in self.edits.values() if edit.end >= count]
+        if count >= len(self.token_ids) and (self.finish is None or self.token_ids) and not edits:
             return None
         logprobs = self.logprobs[count:] if self.logprobs else None
-        return TokenBatch(0, index, count, self.token_ids[count:], self.finish, self.stop_token, logprobs)
+        return TokenBatch(
+            *(
+                0,
+                index,
+                count,
+                self.token_ids[count:],
+                self.finish,
+                self.stop_token,
+                logprobs,
+                None,
+                edits or None,
+            )
+        )
 
 
 class _Stream:
     def __init__(self, record: StreamRecord, driver: str, expires_s: float) -> None:
         self.record = record
-        self.driver: str | None = driver
+        self.driver = driver
         self.epoch = 1
         self.choices = [_Choice() for _ in range(record.request.n)]
         self.ending: End | Error | None = None
         self.expires_s = expires_s
-        self.cancel_ordered = False
+        # Orders that are not carried out yet: to end it, and to change it, by the change's id.
+        self.end_order: Order | None = None
+        self.change_orders: dict[str, Order] = {}
+        self.changes = 0
         self.read_s = -math.inf
         self.offered_s = -math.inf
         self.idempotency: tuple[str, str] | None = None
@@ -109,6 +142,8 @@ class MemoryStreamLog:
         self._keys: dict[tuple[str, str], tuple[str, str]] = {}
         self._leases: dict[str, float] = {}
         self._orders: defaultdict[str, deque[Order]] = defaultdict(deque)
+        # Streams whose changes are not made yet, by when those were last ordered.
+        self._changing: dict[str, float] = {}
         self._attending: dict[str, asyncio.Future[None]] = {}
         self._tokens = 0
 
@@ -154,6 +189,8 @@ class MemoryStreamLog:
                 continue
             for batch in append.batches:
                 self._tokens += stream.choices[batch.choice].add(batch)
+                for edit in batch.edits or ():
+                    stream.change_orders.pop(edit.id, None)
             if append.ending is not None:
                 self._end(stream, append.ending)
             stream.wake()
@@ -163,6 +200,7 @@ class MemoryStreamLog:
     async def attend(self, driver: str, wait_s: float) -> list[Order]:
         self._renew(driver)
         self._adopt_for(driver)
+        self._order_again(driver)
         orders = self._orders[driver]
         if not orders and wait_s > 0:
             called = self._attending[driver] = asyncio.get_running_loop().create_future()
@@ -204,8 +242,9 @@ class MemoryStreamLog:
         self._renew(driver)
         found.driver = driver
         found.epoch += 1
-        if found.cancel_ordered:
-            self._order(driver, Order("cancel", stream))
+        self._order_changes(found)
+        if found.end_order is not None:
+            self._order(driver, found.end_order)
         found.wake()
         return found.epoch
 
@@ -213,11 +252,22 @@ class MemoryStreamLog:
         found = self._streams.get(stream)
         return math.inf if found is None else self._clock.monotonic() - found.read_s
 
-    async def order_cancel(self, stream: str) -> None:
-        found = self._find(stream)
-        if found.ending is None and found.driver is not None:
-            found.cancel_ordered = True
-            self._order(found.driver, Order("cancel", stream))
+    async def order(self, order: Order) -> bool:
+        found = self._find(order.stream)
+        if found.ending is not None:
+            return False
+        if order.change is None:
+            found.end_order = found.end_order or order
+        elif order.change.id in found.change_orders:
+            return True
+        elif found.changes >= MAX_CHANGES:
+            raise changed_too_often()
+        else:
+            found.changes += 1
+            found.change_orders[order.change.id] = order
+            self._changing[order.stream] = self._clock.monotonic()
+        self._order(found.driver, order)
+        return True
 
     # Inside.
 
@@ -244,7 +294,7 @@ class MemoryStreamLog:
         return Excerpt(batches, stream.ending, orphaned, expires_s)
 
     def _orphaned(self, stream: _Stream) -> bool:
-        return stream.driver is None or self._leases.get(stream.driver, 0.0) <= self._clock.monotonic()
+        return self._leases.get(stream.driver, 0.0) <= self._clock.monotonic()
 
     def _renew(self, driver: str) -> None:
         self._leases[driver] = self._clock.monotonic() + self._bounds.lease_s
@@ -254,6 +304,21 @@ class MemoryStreamLog:
         called = self._attending.get(driver)
         if called is not None and not called.done():
             called.set_result(None)
+
+    def _order_changes(self, stream: _Stream) -> None:
+        for order in stream.change_orders.values():
+            self._order(stream.driver, order)
+        if stream.change_orders:
+            self._changing[stream.record.id] = self._clock.monotonic()
+
+    def _order_again(self, driver: str) -> None:
+        """Repeats the orders for changes that the driver should have made by now."""
+        for stream_id, ordered_s in list(self._changing.items()):
+            stream = self._streams.get(stream_id)
+            if stream is None or not stream.change_orders:
+                del self._changing[stream_id]
+            elif stream.driver == driver and ordered_s + ORDER_AGAIN_S <= self._clock.monotonic():
+                self._order_changes(stream)
 
     def _adopt_for(self, driver: str) -> None:
         """Gives the driver the streams without one that are to go on without a reader. Looks at the dead drivers' only."""
@@ -277,6 +342,7 @@ class MemoryStreamLog:
 
     def _end(self, stream: _Stream, ending: End | Error) -> None:
         stream.ending = ending
+        stream.change_orders.clear()
         stream.expires_s = self._clock.monotonic() + self._bounds.retention_s
         del self._running[stream.record.id]
         self._ended[stream.record.id] = None

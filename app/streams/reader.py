@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from app.errors import InvalidCursor, draining
@@ -67,22 +67,28 @@ class Reader:
         stream = self.stream
         if self.ended or self.cut:
             return []
-        if self._started and self._plain and stream.ending is None and not stream.paused:
-            return self._take_text()
+        if self._plain and self._started and stream.ending is None and not stream.paused:
+            choice = stream.choices[0]
+            if not choice.edits:
+                return self._take_text(choice)
         frames: list[Frame] = []
         if not self._started:
             self._started = True
             frames.append(stream.start)
-        ends = None if self.window is None else self.window.reach(self._positions, self._all_shown())
+        barrier = stream.changes.barrier
+        ends = None if self.window is None and barrier is None else self._reach(barrier)
         lonely = stream.shows_tokens or stream.paused or (ends is not None and self._fills_window(ends))
         for index, choice in enumerate(stream.choices):
             begin, end = self._positions[index], self._shown(choice) if ends is None else ends[index]
             if begin >= end:
                 continue
+            if choice.edits:
+                frames += self._edited(index, begin, end, lonely)
+                continue
             text = choice.text(begin, end)
             if text or lonely:
                 frames.append(self._delta(index, begin, end, text))
-        if stream.ending is not None and (ends is None or self._shows_all(ends)):
+        if stream.ending is not None and barrier is None and (ends is None or self._shows_all(ends)):
             self.ended = True
             self.ended_apart = not frames and self._positions == stream.counts
             frames.append(stream.ending)
@@ -90,10 +96,9 @@ class Reader:
             stream.progressed()
         return frames
 
-    def _take_text(self) -> list[Frame]:
-        """`take` as it is for nearly every token: one choice, nothing but its text, no ending."""
-        choice = self.stream.choices[0]
-        begin, end = self._positions[0], len(choice.token_ids)
+    def _take_text(self, choice: Choice) -> list[Frame]:
+        """`take` as it is for nearly every token: one choice, nothing but its text, no change, no ending."""
+        begin, end = self._positions[0], len(choice.token_ids) - choice.silent_end
         text = choice.text(begin, end) if begin < end else ""
         if not text:
             return []
@@ -195,6 +200,21 @@ class Reader:
     ) -> None:
         self.close()
 
+    def _reach(self, barrier: Sequence[int] | None) -> list[int]:
+        """How far this reader may go in each choice: to what was changed and is not logged yet, and within its window."""
+        ends = self._all_shown()
+        if barrier is not None:
+            ends = [min(pair) for pair in zip(ends, barrier, strict=True)]
+        return ends if self.window is None else self.window.reach(self._positions, ends)
+
+    def _edited(self, index: int, begin: int, end: int, lonely: bool) -> Iterator[Delta]:
+        """The deltas of a choice into which tokens may have been put; those have their own."""
+        choice = self.stream.choices[index]
+        for first, last, steered in choice.steered_runs(begin, end):
+            text = choice.text(first, last)
+            if text or lonely or steered or last < end:
+                yield self._delta(index, first, last, text, steered)
+
     def _shown(self, choice: Choice) -> int:
         """How far deltas go. A token without text that ended the choice is left to the terminal frame: see `knows_end`."""
         return len(choice.token_ids) - (choice.silent_end and not self.stream.shows_tokens)
@@ -210,11 +230,11 @@ class Reader:
         """Whether nothing more may come before an acknowledgement."""
         return self.window is not None and self.window.room(ends) <= 0
 
-    def _delta(self, index: int, begin: int, end: int, text: str) -> Delta:
+    def _delta(self, index: int, begin: int, end: int, text: str, steered: bool = False) -> Delta:
         self._positions[index] = end
         cursor = str(end) if len(self._positions) == 1 else format_cursor(self._positions)
         if not self.stream.shows_tokens:
-            return Delta(cursor, index, text, end - begin)
+            return Delta(cursor, index, text, end - begin, steered=steered)
         choice = self.stream.choices[index]
         request = self.stream.request
         return Delta(
@@ -224,4 +244,5 @@ class Reader:
             end - begin,
             choice.token_ids[begin:end] if request.return_token_ids else None,
             choice.written_logprobs(begin, end) if request.sampling.logprobs is not None else None,
+            steered,
         )

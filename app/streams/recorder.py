@@ -25,11 +25,12 @@ PACE_S = 0.02
 
 @dataclass
 class _Recording:
-    """How much of a stream the log has."""
+    """How much of a stream the log has: tokens and edits of each choice, and whether it knows how the choice ended."""
 
     stream: Stream
     epoch: int
     counts: list[int]
+    edits: list[int]
     finished: list[bool] = field(init=False)
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -40,9 +41,11 @@ class _Recording:
         """What the log does not have yet."""
         stream = self.stream
         batches = [
-            choice.behind(index, self.counts[index])
+            choice.behind(index, self.counts[index], self.edits[index])
             for index, choice in enumerate(stream.choices)
-            if len(choice.token_ids) > self.counts[index] or choice.engine_finished != self.finished[index]
+            if len(choice.token_ids) > self.counts[index]
+            or choice.engine_finished != self.finished[index]
+            or len(choice.edits) > self.edits[index]
         ]
         return Append(stream.id, self.epoch, batches, stream.ending)
 
@@ -51,6 +54,9 @@ class _Recording:
         for batch in append.batches:
             self.counts[batch.choice] = batch.position + len(batch.token_ids)
             self.finished[batch.choice] = batch.finish is not None
+            self.edits[batch.choice] += len(batch.edits or ())
+        if self.stream.changes.barrier is not None:
+            self.stream.recorded(self.edits)
         if append.ending is not None:
             self.done.set()
 
@@ -68,8 +74,9 @@ class Recorder:
         self._wake = asyncio.Event()
 
     def start(self, stream: Stream, epoch: int, counts: list[int]) -> None:
-        """Records `stream`, of which the log has the first `counts` tokens, until its ending is in the log."""
-        self._recordings[stream.id] = _Recording(stream, epoch, counts)
+        """Records `stream`, of which the log has the first `counts` tokens and all edits, until its ending is in the log."""
+        edits = [len(choice.edits) for choice in stream.choices]
+        self._recordings[stream.id] = _Recording(stream, epoch, counts, edits)
         self.changed(stream)
 
     def changed(self, stream: Stream) -> None:
@@ -123,5 +130,6 @@ class Recorder:
         await self._log.create(recording.stream.record, self._driver)
         recording.epoch = 1
         recording.counts = [0] * len(recording.counts)
+        recording.edits = [0] * len(recording.counts)
         recording.finished = [False] * len(recording.counts)
         self.changed(recording.stream)

@@ -15,7 +15,7 @@ import re
 import secrets
 import struct
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -26,8 +26,17 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from app.errors import IdempotencyConflict, LogUnavailable, Overloaded, StreamExpired, StreamNotFound
 from app.schema.frames import End, Error
-from app.schema.tokens import EngineFinish, TokenBatch, TokenLogprob
-from app.streams.log import Append, Excerpt, Idempotency, Order, Refusal, StreamRecord
+from app.schema.tokens import Edit, EngineFinish, TokenBatch, TokenLogprob
+from app.streams.log import (
+    Append,
+    Change,
+    Excerpt,
+    Idempotency,
+    Order,
+    Refusal,
+    StreamRecord,
+    changed_too_often,
+)
 from app.streams.memory_log import LogBounds
 from app.streams.redis_scripts import Script, Scripts
 from app.streams.redis_wakeups import Wakeups
@@ -55,13 +64,16 @@ class _KeptBatch(msgspec.Struct, frozen=True, array_like=True):
     tokens: bytes
     finish: _Finish | None
     logprobs: list[TokenLogprob] | None
+    edits: list[Edit] | None
 
     def batch(self) -> TokenBatch:
         token_ids = list(struct.unpack(f"<{len(self.tokens) // 4}I", self.tokens))
         finish, stop_token = (
             (None, None) if self.finish is None else (self.finish.finish, self.finish.stop_token)
         )
-        return TokenBatch(0, self.choice, self.position, token_ids, finish, stop_token, self.logprobs)
+        return TokenBatch(
+            *(0, self.choice, self.position, token_ids, finish, stop_token, self.logprobs, None, self.edits)
+        )
 
 
 class _Found(msgspec.Struct, frozen=True, array_like=True):
@@ -88,12 +100,29 @@ class _Found(msgspec.Struct, frozen=True, array_like=True):
         return Excerpt(batches, self.ending, self.orphaned, self.expires_ms / 1000)
 
 
+class _Given(msgspec.Struct, frozen=True, array_like=True):
+    """An order as it is kept: `member` and `score` say which, `change` belongs to those that change a stream."""
+
+    member: str
+    score: str
+    change: Change | None
+
+    def order(self) -> Order:
+        action, stream = _ACTIONS[self.member[0]], self.member[1:]
+        return Order(action, stream if self.change is None else stream[len(self.change.id) :], self.change)
+
+
 _Asked = tuple[str, Sequence[int], bool]
+_Action = Literal["cancel", "stop", "change", "adopt"]
+# The first letter of an order as it is kept.
+_ACTIONS: dict[str, _Action] = {"c": "cancel", "s": "stop", "e": "change", "a": "adopt"}
+_LETTERS = {action: letter for letter, action in _ACTIONS.items()}
+_TOO_OFTEN = 3
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_found = msgspec.msgpack.Decoder(list[_Found]).decode
 _decode_refusals = msgspec.msgpack.Decoder(list[Refusal]).decode
-_decode_orders = msgspec.msgpack.Decoder(list[tuple[str, str]]).decode
+_decode_orders = msgspec.msgpack.Decoder(list[_Given]).decode
 _decode_record = msgspec.msgpack.Decoder(StreamRecord).decode
 
 
@@ -124,7 +153,7 @@ class RedisStreamLog:
         self._redis = Redis.from_pool(pool)
         self._wakeups = Wakeups(self._redis, f"{prefix}wake:{self._process}")
         # What `attend` has handed out, to be confirmed with the next call, by driver.
-        self._received: dict[str, list[tuple[str, str]]] = {}
+        self._received: dict[str, list[_Given]] = {}
         # Nonces of calls whose outcome is unknown, by stream, and how often they are still to be undone: the server may
         # yet have such a call before it.
         self._doubts: dict[str, tuple[str, int]] = {}
@@ -210,22 +239,28 @@ class RedisStreamLog:
         unread_ms = await self._run(self._scripts.unread, stream)
         return math.inf if unread_ms is None else unread_ms / 1000
 
-    async def order_cancel(self, stream: str) -> None:
-        _check(await self._run(self._scripts.cancel, stream))
+    async def order(self, order: Order) -> bool:
+        change, letter = order.change, _LETTERS[order.action]
+        named = ("", "") if change is None else (change.id, _encode(change))
+        status = await self._run(self._scripts.order, order.stream, letter, *named)
+        _check(status)
+        if status == _TOO_OFTEN:
+            raise changed_too_often()
+        return bool(status == 1)
 
     # Inside.
 
     async def _orders(self, driver: str) -> list[Order]:
         """Orders that are not confirmed yet; confirms those of the last call. A lost answer is given again."""
         doubts = dict(self._doubts)
-        received = _encode(self._received.get(driver, []))
+        received = _encode([(one.member, one.score) for one in self._received.get(driver, ())])
         undo = _encode([(stream, nonce) for stream, (nonce, _) in doubts.items()])
         answer = await self._run(self._scripts.attend, driver, self._process, received, undo)
         for stream, doubt in doubts.items():
             if self._doubts.get(stream) == doubt:
                 self._doubt(stream, doubt[0], doubt[1] - 1)
         given = self._received[driver] = _decode_orders(answer)
-        return [Order("cancel" if member[0] == "c" else "adopt", member[1:]) for member, _ in given]
+        return [one.order() for one in given]
 
     async def _follow(self, stream: str, counts: Sequence[int], until_s: float) -> _Found:
         """What lies behind `counts` as soon as there is something, or at the end of the time."""
@@ -306,7 +341,9 @@ class RedisStreamLog:
 
 def _packed(append: Append, blobs: list[bytes]) -> Any:
     """The append as the script takes it: what the log keeps as it is goes into `blobs`, here stands its number, from 1."""
-    if append.ending is None and all(batch.logprobs is None for batch in append.batches):
+    if append.ending is None and all(
+        batch.logprobs is None and batch.edits is None for batch in append.batches
+    ):
         return append
     batches = [_packed_batch(batch, blobs) for batch in append.batches]
     if append.ending is None:
@@ -318,7 +355,12 @@ def _packed(append: Append, blobs: list[bytes]) -> Any:
 def _packed_batch(batch: TokenBatch, blobs: list[bytes]) -> Any:
     first_logprob = len(blobs) + 1 if batch.logprobs else None
     blobs.extend(_encode(logprob) for logprob in batch.logprobs or ())
-    return 0, batch.choice, batch.position, batch.token_ids, batch.finish, batch.stop_token, first_logprob
+    edits = []
+    for edit in batch.edits or ():
+        blobs.append(_encode(edit))
+        edits.append((edit.id, edit.end, len(blobs)))
+    packed = (0, batch.choice, batch.position, batch.token_ids, batch.finish, batch.stop_token, first_logprob)
+    return *packed, None, edits or None
 
 
 def _key_hash(owner: str, key: str) -> bytes:

@@ -4,13 +4,17 @@ Keys, behind the prefix:
 
     s:<stream>           hash: owner, record, prompt (tokens), driver, epoch, n, expires (ms), ending, and
                          read (when it was last read, ms), watch (processes whose readers wait), idempotency, nonce,
-                         continue, logprobs, cancel (each only where it applies), f<choice> (how the engine ended it)
+                         continue, logprobs, edited, end (the letter of an order to end it), changes (how many were ordered;
+                         each only where it applies), f<choice> (how the engine ended it)
     t:<stream>:<choice>  string: the token ids, 4 bytes each, so that its length says what is new in an append
     p:<stream>:<choice>  list: their log probabilities, packed
+    e:<stream>:<choice>  list: the edits among them: the change's id (16 characters), where it ends, a space, and it, packed
+    w:<stream>           list: changes that were ordered and not made: the id, and the change, packed
     d:<stream>           string: the owner; outlives the stream
     i:<hash>             hash: stream and digest of an idempotency key
     l:<driver>           string: the process that the driver is in; lives as long as the lease
-    o:<driver>           sorted set: orders by the time given, "c" or "a" before the stream
+    o:<driver>           sorted set: orders by the time given: "c" (cancel), "s" (stop) or "a" (adopt) before the stream, or "e"
+                         and the id of a change (edit) before it
     c:<driver>           sorted set: its streams that go on without a reader, by when they may be offered to another
     drivers              sorted set: drivers by the end of their lease
     running, ended       sorted sets: streams by the end of their time
@@ -26,7 +30,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
+from app.streams.log import MAX_CHANGES
 from app.streams.memory_log import LogBounds
+from app.streams.redis_reads import PACKING, READ, RECORD, UNREAD
 
 
 @dataclass(frozen=True)
@@ -51,17 +57,18 @@ class Scripts:
             "TOMBSTONE": round(tombstone_s * 1000),
             "MAX_STREAMS": bounds.max_streams,
             "MAX_TOKENS": bounds.max_tokens,
+            "MAX_CHANGES": MAX_CHANGES,
         }
         lines = [f"local P = '{prefix}'", *(f"local {name} = {value}" for name, value in constants.items())]
         head = "\n".join(lines) + _BASE
         self.create = Script(head + _ENDINGS + _CREATE)
         self.append = Script(head + _ENDINGS + _APPEND)
-        self.attend = Script(head + _ENDINGS + _ATTEND)
+        self.attend = Script(head + PACKING + _ENDINGS + _ATTEND)
         self.take = Script(head + _TAKE)
-        self.cancel = Script(head + _CANCEL)
-        self.read = Script(head + _READ)
-        self.record = Script(head + _RECORD)
-        self.unread = Script(head + _UNREAD)
+        self.order = Script(head + _ORDER)
+        self.read = Script(head + PACKING + READ)
+        self.record = Script(head + RECORD)
+        self.unread = Script(head + UNREAD)
 
 
 _BASE = """
@@ -115,8 +122,11 @@ local function publish()
   end
 end
 
+-- Orders of one script stand in the order in which they are given.
+local given_at = now_us
 local function order(driver, member)
-  redis.call('ZADD', P .. 'o:' .. driver, now_us, member)
+  redis.call('ZADD', P .. 'o:' .. driver, string.format('%.0f', given_at), member)
+  given_at = given_at + 1
   redis.call('PEXPIRE', P .. 'o:' .. driver, MAX_AGE)
   local process = redis.call('GET', P .. 'l:' .. driver)
   if process then wake(process, '@' .. driver) end
@@ -145,7 +155,11 @@ local function forget(id)
   local s = redis.call('HMGET', key, 'n', 'driver', 'idempotency')
   if s[1] then
     redis.call('UNLINK', key)
-    for i = 0, s[1] - 1 do redis.call('UNLINK', P .. 't:' .. id .. ':' .. i, P .. 'p:' .. id .. ':' .. i) end
+    for i = 0, s[1] - 1 do
+      local at = id .. ':' .. i
+      redis.call('UNLINK', P .. 't:' .. at, P .. 'p:' .. at, P .. 'e:' .. at)
+    end
+    redis.call('UNLINK', P .. 'w:' .. id)
     redis.call('ZREM', P .. 'c:' .. s[2], id)
     if s[3] then redis.call('UNLINK', P .. 'i:' .. s[3]) end
   end
@@ -212,9 +226,29 @@ return {'kept', id}
 """
 
 # ARGV: driver, process, appends, blobs. The appends are like `app.streams.log.Append`, but with numbers of blobs for the ending
-# and for the log probabilities of the first token of a batch (the others' follow).
+# and for the log probabilities of the first token of a batch (the others' follow), and edits are their change's id, where they
+# end, and the number of a blob.
 _APPEND = """
 local driver, blobs = ARGV[1], 3
+
+local function starts_with(id, kept)
+  return string.sub(kept, 1, #id) == id
+end
+
+local function edit(id, key, at, edits, expires)
+  local list, waiting = P .. 'e:' .. at, P .. 'w:' .. id
+  local here = redis.call('LRANGE', list, 0, -1)
+  for _, one in ipairs(edits) do
+    local known = false
+    for _, kept in ipairs(here) do known = known or starts_with(one[1], kept) end
+    if not known then redis.call('RPUSH', list, one[1] .. string.format('%.0f', one[2]) .. ' ' .. ARGV[blobs + one[3]]) end
+    for _, change in ipairs(redis.call('LRANGE', waiting, 0, -1)) do
+      if starts_with(one[1], change) then redis.call('LREM', waiting, 1, change) end
+    end
+  end
+  redis.call('PEXPIREAT', list, expires)
+  redis.call('HSET', key, 'edited', 1)
+end
 
 local function add(id, key, batch, expires)
   local choice, position, ids, first_logprob = batch[2], batch[3], batch[4], batch[7]
@@ -233,6 +267,7 @@ local function add(id, key, batch, expires)
       redis.call('PEXPIREAT', P .. 'p:' .. at, expires)
     end
   end
+  if batch[9] then edit(id, key, at, batch[9], expires) end
   if batch[5] then redis.call('HSET', key, 'f' .. choice, cmsgpack.pack({batch[5], batch[6]})) end
   return true
 end
@@ -247,7 +282,9 @@ local function conclude(id, key, ending)
     size = size + redis.call('STRLEN', tokens) / 4
     redis.call('PEXPIREAT', tokens, expires)
     redis.call('PEXPIREAT', P .. 'p:' .. id .. ':' .. i, expires)
+    redis.call('PEXPIREAT', P .. 'e:' .. id .. ':' .. i, expires)
   end
+  redis.call('UNLINK', P .. 'w:' .. id)
   redis.call('PEXPIREAT', P .. 'd:' .. id, expires + TOMBSTONE)
   if s[2] then redis.call('PEXPIREAT', P .. 'i:' .. s[2], expires) end
   redis.call('ZREM', P .. 'running', id)
@@ -331,17 +368,34 @@ if not in_grace() then
   for _, dead in ipairs(redis.call('ZRANGEBYSCORE', P .. 'drivers', '-inf', now, 'LIMIT', 0, 64)) do offer(dead) end
 end
 publish()
+
+-- The change that an order is for, packed; nil when it has been made or its stream is gone.
+local function change_of(member)
+  local id = string.sub(member, 2, 17)
+  for _, kept in ipairs(redis.call('LRANGE', P .. 'w:' .. string.sub(member, 18), 0, -1)) do
+    if string.sub(kept, 1, 16) == id then return string.sub(kept, 17) end
+  end
+end
+
 local given = {}
 local all = redis.call('ZRANGE', orders, 0, 255, 'WITHSCORES')
-for i = 1, #all, 2 do table.insert(given, {all[i], all[i + 1]}) end
-return cmsgpack.pack(given)
+for i = 1, #all, 2 do
+  local member, change = all[i], NIL
+  if string.sub(member, 1, 1) == 'e' then change = change_of(member) end
+  if change then
+    given[#given + 1] = array({pack(member), pack(all[i + 1]), change})
+  else
+    redis.call('ZREM', orders, member)
+  end
+end
+return array(given)
 """
 
 # ARGV: driver, process, stream, nonce. Returns the new epoch; false for a stream that has a driver or has ended.
 _TAKE = """
 local driver, id, nonce = ARGV[1], ARGV[3], ARGV[4]
 local key = P .. 's:' .. id
-local s = redis.call('HMGET', key, 'driver', 'epoch', 'ending', 'nonce', 'continue', 'cancel', 'watch')
+local s = redis.call('HMGET', key, 'driver', 'epoch', 'ending', 'nonce', 'continue', 'end', 'watch')
 if not s[1] then return missing(id) end
 if s[4] == nonce then return tonumber(s[2]) end
 if s[3] or not is_gone(s[1]) then return false end
@@ -349,88 +403,36 @@ renew(driver, ARGV[2])
 redis.call('HSET', key, 'driver', driver, 'epoch', s[2] + 1, 'nonce', nonce)
 redis.call('ZREM', P .. 'c:' .. s[1], id)
 if s[5] then continues_with(driver, id) end
-if s[6] then order(driver, 'c' .. id) end
+for _, change in ipairs(redis.call('LRANGE', P .. 'w:' .. id, 0, -1)) do
+  order(driver, 'e' .. string.sub(change, 1, 16) .. id)
+end
+if s[6] then order(driver, s[6] .. id) end
 wake_readers(id, s[7])
 publish()
 return s[2] + 1
 """
 
-# ARGV: stream.
-_CANCEL = """
-local key = P .. 's:' .. ARGV[1]
-local s = redis.call('HMGET', key, 'driver', 'ending')
-if not s[1] then return missing(ARGV[1]) end
-if not s[2] then
-  -- Whoever takes the stream over from a driver that did not get this is told again.
-  redis.call('HSET', key, 'cancel', 1)
-  order(s[1], 'c' .. ARGV[1])
-  publish()
+# ARGV: stream, letter of the order, and for a change its id and it, packed. Returns 1 when it is given, 2 when the stream has
+# ended, 3 when it was changed too often.
+_ORDER = """
+local id, letter, change = ARGV[1], ARGV[2], ARGV[3]
+local key, waiting = P .. 's:' .. id, P .. 'w:' .. id
+local s = redis.call('HMGET', key, 'driver', 'ending', 'expires', 'end', 'changes')
+if not s[1] then return missing(id) end
+if s[2] then return 2 end
+-- Whoever takes the stream over from a driver that did not get this is told again.
+if letter == 'e' then
+  for _, kept in ipairs(redis.call('LRANGE', waiting, 0, -1)) do
+    if string.sub(kept, 1, 16) == change then return 1 end
+  end
+  if tonumber(s[5] or 0) >= MAX_CHANGES then return 3 end
+  redis.call('HINCRBY', key, 'changes', 1)
+  redis.call('RPUSH', waiting, change .. ARGV[4])
+  redis.call('PEXPIREAT', waiting, s[3])
+elseif not s[4] then
+  redis.call('HSET', key, 'end', letter)
 end
+order(s[1], letter .. change .. id)
+publish()
 return 1
-"""
-
-# ARGV: process, what is asked: streams, counts of tokens known, whether the reader will wait. Packs the answer itself, because
-# what the log keeps packed goes into it as it is.
-_READ = """
-local function array(parts)
-  return '\\221' .. struct.pack('>I4', #parts) .. table.concat(parts)
-end
-
-local function binary(bytes)
-  return '\\198' .. struct.pack('>I4', #bytes) .. bytes
-end
-
-local NIL = '\\192'
-local pack = cmsgpack.pack
-
-local function behind(at, choice, count, finish, has_logprobs)
-  local tokens = redis.call('GETRANGE', P .. 't:' .. at, 4 * count, -1)
-  if tokens == '' and not finish then return nil, false end
-  local logprobs = NIL
-  if has_logprobs and redis.call('EXISTS', P .. 'p:' .. at) == 1 then
-    logprobs = array(redis.call('LRANGE', P .. 'p:' .. at, count, -1))
-  end
-  local batch = {pack(choice), pack(count), binary(tokens), finish or NIL, logprobs}
-  return array(batch), tokens ~= ''
-end
-
-local function look(id, counts, waits)
-  local key = P .. 's:' .. id
-  local fields = {'HMGET', key, 'driver', 'ending', 'expires', 'read', 'watch', 'logprobs'}
-  local fixed = #fields - 2
-  for i = 1, #counts do fields[#fields + 1] = 'f' .. (i - 1) end
-  local s = redis.call(unpack(fields))
-  if not s[1] then return array({pack(missing(id)), array({}), NIL, pack(false), pack(0)}) end
-  -- To a fifth of a second is exact enough, and saves most of the writing.
-  if not s[4] or now - s[4] > 200 then redis.call('HSET', key, 'read', now) end
-  local orphaned = not s[2] and is_gone(s[1])
-  local batches, is_new = {}, s[2] or orphaned
-  for i, count in ipairs(counts) do
-    local batch, has_tokens = behind(id .. ':' .. (i - 1), i - 1, count, s[fixed + i], s[6])
-    batches[#batches + 1] = batch
-    is_new = is_new or has_tokens
-  end
-  if waits and not is_new then
-    local watch = s[5] or ''
-    if not string.find(watch, ARGV[1], 1, true) then redis.call('HSET', key, 'watch', watch .. ' ' .. ARGV[1]) end
-  end
-  return array({pack(1), array(batches), s[2] or NIL, pack(orphaned), pack(tonumber(s[3]))})
-end
-
-local answers = {}
-for i, asked in ipairs(cmsgpack.unpack(ARGV[2])) do answers[i] = look(asked[1], asked[2], asked[3]) end
-return array(answers)
-"""
-
-# ARGV: stream. Returns owner and record; the owner alone when the stream is not there any more.
-_RECORD = """
-local kept = redis.call('HMGET', P .. 's:' .. ARGV[1], 'owner', 'record')
-if kept[1] then return kept end
-return {redis.call('GET', P .. 'd:' .. ARGV[1])}
-"""
-
-# ARGV: stream. Returns milliseconds.
-_UNREAD = """
-local read = redis.call('HGET', P .. 's:' .. ARGV[1], 'read')
-return read and math.max(now - read, 0)
 """

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 logger = logging.getLogger(__name__)
 
 RETRY_S = 0.5
+CANCEL_AGAIN_S = 0.1
 
 _decode_names = msgspec.msgpack.Decoder(list[str]).decode
 
@@ -48,10 +49,12 @@ class Wakeups:
 
     async def close(self) -> None:
         """Stops listening and wakes everybody."""
-        if self._listening is not None:
+        while self._listening is not None:
+            # Once is not always enough: while it connects, the client may swallow a cancellation.
             self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
-            self._listening = None
+            await asyncio.wait([self._listening], timeout=CANCEL_AGAIN_S)
+            if self._listening.done():
+                self._listening = None
         self._wake_all()
 
     async def _listen(self) -> None:

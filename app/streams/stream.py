@@ -1,4 +1,4 @@
-"""A stream: the request, the tokens sampled for it so far, its ending. Frames, text and bytes are derived from these.
+"""A stream: the request, its tokens so far and what was changed between them, its ending. The rest is derived from these.
 
 A stream is fed synchronously on the event loop, by the channel of the generator that works for it or by what the log of streams
 has of it, and tells its readers at once. It ends exactly once; what is fed after that is dropped. It owns no task and no
@@ -15,7 +15,9 @@ from app.errors import GenerationFailed, ServiceError, TooManyReaders, draining
 from app.ports import Clock, Generation
 from app.schema.frames import ChoiceEnd, End, Error, ErrorDetail, FinishReason, Start, Timings, Usage
 from app.schema.tokens import Job, TokenBatch
+from app.streams.changes import Changes
 from app.streams.cursor import format_cursor, parse_cursor
+from app.streams.log import MAX_UNLOGGED_TOKENS, Change
 from app.streams.reader import Reader
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class Stream:
         )
         self.ending: End | Error | None = None
         self.driven = False
+        self.changes = Changes(choices)
         self.shows_tokens = request.return_token_ids or request.sampling.logprobs is not None
         self._clock = clock
         self._window_tokens = window_tokens
@@ -73,18 +76,30 @@ class Stream:
 
     # What the driver of the stream says.
 
-    def drive(self) -> None:
-        """From now on this process generates the stream and makes its ending."""
+    def drive(self, *, taken_over: bool = False) -> None:
+        """From now on this process generates the stream and makes its ending.
+
+        Readers of a driver before this one may have seen more than is known here: changes wait until that is made again.
+        """
         self.driven = True
+        if taken_over:
+            self.changes.take_over(MAX_UNLOGGED_TOKENS)
         self._finish_if_complete()
 
     def stand_by(self) -> None:
         """From now on another process drives the stream."""
         self.driven = False
+        self.changes.give_up()
         self._settled.set()
+
+    def change(self, change: Change) -> None:
+        """Has stop strings added from the next text on, or tokens put in as soon as may be. A change is made once."""
+        if self.ending is None and self.changes.order(change):
+            self._make_changes()
 
     def job(self, ingress: str, key: int) -> Job:
         """What an engine must know to go on from here."""
+        steered = [choice.steered for choice in self.choices]
         return Job(
             ingress=ingress,
             key=key,
@@ -93,6 +108,7 @@ class Stream:
             n=len(self.choices),
             generated=[list(choice.token_ids) for choice in self.choices],
             finished=[choice.finish_reason is not None for choice in self.choices],
+            steered=steered if any(steered) else [],
         )
 
     def accept(self, generation: Generation) -> None:
@@ -102,6 +118,8 @@ class Stream:
             self._accepted_s = self._clock.monotonic()
         if self.paused:
             generation.pause()
+        for steering in self.changes.steerings:
+            generation.steer(steering)
 
     async def settled(self) -> None:
         """Returns when the stream has its ending, its generator is lost, or another process drives it."""
@@ -124,18 +142,30 @@ class Stream:
         if choice.finish_reason is not None:
             return
         known = len(choice.token_ids) - batch.position
-        if known < 0:
+        if known < 0 or (batch.edits is not None and choice.contradicts(batch)):
             self.lost()
             return
         if self._first_token_s is None and batch.token_ids:
             self._first_token_s = self._clock.monotonic()
-        if choice.push(batch, known):
+        ended = choice.push(batch, known)
+        if batch.edits is not None and self.driven:
+            self.changes.made(batch.edits)
+        if ended:
             self._finish_if_complete()
+        if self.changes.waiting:
+            self._make_changes()
         self._on_changed(self)
         self._notify()
 
     def absorb(self, excerpt: Excerpt) -> None:
-        """Takes what the log has of the stream."""
+        """Takes what the log has of the stream.
+
+        Cuts off the readers when it was changed before tokens that are here already, so that what is here is wrong: a driver
+        had made them before it lost the lease.
+        """
+        if any(self.choices[batch.choice].contradicts(batch) for batch in excerpt.batches):
+            self.cut()
+            return
         for batch in excerpt.batches:
             self.feed(batch)
         if excerpt.ending is not None:
@@ -168,6 +198,11 @@ class Stream:
         self._on_changed(self)
         self._notify()
 
+    def recorded(self, edits: Sequence[int]) -> None:
+        """The log has so many edits of each choice: readers get what waited for that."""
+        self.changes.recorded(edits)
+        self._notify()
+
     # What readers see.
 
     @property
@@ -183,6 +218,10 @@ class Stream:
     def usage(self) -> Usage:
         completion = sum(self.counts)
         return Usage(self.start.prompt_tokens, completion, self.start.prompt_tokens + completion)
+
+    @property
+    def was_cut(self) -> bool:
+        return self._cut
 
     @property
     def has_readers(self) -> bool:
@@ -237,6 +276,13 @@ class Stream:
             self._on_deserted(self)
 
     # Inside.
+
+    def _make_changes(self) -> None:
+        """Makes the changes whose time has come."""
+        for steering in self.changes.make():
+            if self._generation is not None:
+                self._generation.steer(steering)
+        self._on_changed(self)
 
     def _notify(self) -> None:
         """Tells the readers: at once for one choice; for several, when the batches that came together have all been fed."""

@@ -1,8 +1,9 @@
 """The text of one choice: token ids in, one released piece of text per token out.
 
-The pieces are a pure function of the tokens, of how they ended and of what the choice was made with (tokenizer, prompt, stop
-strings, `min_tokens`): any split of the tokens over calls gives the same, and so does a replay from the first token. A piece
-never changes once its token is in, and "".join(pieces[a:b]) is what a reader gains from token `a` to token `b`.
+The pieces are a pure function of the tokens, of how they ended, of what the choice was made with (tokenizer, prompt, stop
+strings, `min_tokens`) and of what was changed before which token (stop strings added, tokens put in): any split of the tokens
+over calls gives the same, and so does a replay from the first token. A piece never changes once its token is in, and
+"".join(pieces[a:b]) is what a reader gains from token `a` to token `b`.
 
 Text that could yet turn out to be part of a stop string or of a character is held, and leaves with a later token. What is
 held when a choice is cancelled or fails is never released.
@@ -93,6 +94,21 @@ class ChoiceText:
                 self.pieces[-1] += self._last_piece("")
             if self._matcher.matched is None:
                 self.finish_reason, self.stop_reason = finish, stop_token
+
+    def steer(self, token_ids: Sequence[int], *, ends: bool = False) -> None:
+        """Takes tokens that were put in. No stop string is looked for in their text, or begins before it and ends behind it.
+
+        What was held for the sake of one leaves in front of it. `ends`: there is no room for more ("length").
+        """
+        if self.finish_reason is not None or not token_ids:
+            return
+        pieces = [self._detokenizer.push(token_id) for token_id in token_ids]
+        pieces[0] = self._matcher.flush() + pieces[0]
+        if ends:
+            pieces[-1] += self._detokenizer.flush()
+            self.engine_finish = self.finish_reason = "length"
+        self.token_ids += token_ids
+        self.pieces += pieces
 
     def add_stops(self, stops: Sequence[str]) -> None:
         """Adds stop strings; they are looked for in the text from the next token on."""

@@ -67,7 +67,7 @@ class NativeSseEncoder:
     def _event(self, frame: Frame) -> str:
         cursor = frame.cursor
         # Nearly every frame is a plain delta: written from a template, only its text needs encoding.
-        if type(frame) is Delta and frame.token_ids is None and frame.logprobs is None:
+        if type(frame) is Delta and frame.token_ids is None and frame.logprobs is None and not frame.steered:
             return (
                 f'{self._id_prefix}{cursor}\ndata: {{"type":"delta","cursor":"{cursor}","index":{frame.index},'
                 f'"text":{encode_basestring(frame.text)},"tokens":{frame.tokens}}}\n\n'

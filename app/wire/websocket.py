@@ -17,7 +17,7 @@ def message_json(addressed: Addressed) -> str:
     frame, stream, ref = addressed
     # Nearly every message is a plain delta: written from a template, only its text needs encoding. The name of a stream that
     # has frames is the server's own.
-    if type(frame) is Delta and frame.token_ids is None and frame.logprobs is None:
+    if type(frame) is Delta and frame.token_ids is None and frame.logprobs is None and not frame.steered:
         return (
             f'{{"type":"delta","cursor":"{frame.cursor}","index":{frame.index},'
             f'"text":{encode_basestring(frame.text)},"tokens":{frame.tokens},"stream":"{stream}"}}'

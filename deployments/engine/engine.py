@@ -13,9 +13,9 @@ from typing import cast
 from transformers import PreTrainedModel
 
 from app.errors import InvalidRequest, Overloaded
-from app.schema.tokens import EngineFinish, Job, TokenBatch, TokenLogprob
+from app.schema.tokens import EngineFinish, Job, Steering, TokenBatch, TokenLogprob
 from deployments.engine.config import EngineConfig
-from deployments.engine.jobs import check_job, open_choices
+from deployments.engine.jobs import SteeringRecord, check_job, open_choices, steered_batch
 from deployments.engine.model_runner import ModelRunner
 from deployments.engine.protocol import EngineStatistics, Outputs
 from deployments.engine.sampler import Sample, Sampler
@@ -28,6 +28,7 @@ MAX_FAILED_STEPS = 3
 """Failed steps in a row after which the engine is unhealthy."""
 
 _FAILED = "The model failed on this request."
+_NO_SUCH_TOKEN = "What was put in has a token that the model does not have."
 _NOT_FINITE = "The model gave numbers that are not finite for this request."
 
 
@@ -47,7 +48,9 @@ class TransformersEngine:
         self._scheduler = Scheduler(config, self._runner.kv_cache)
         self._sampler = Sampler(self._end_ids)
         self._streams: dict[tuple[str, int], list[Sequence]] = {}
-        self._ended: Outputs = {}
+        self._steerings = SteeringRecord()
+        # What was made between two steps, put out with the next one.
+        self._made: Outputs = {}
         self._arrivals = 0
         self._steps = 0
         self._generated_tokens = 0
@@ -65,7 +68,7 @@ class TransformersEngine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._ended or self._scheduler.running or self._scheduler.waiting)
+        return bool(self._made or self._scheduler.running or self._scheduler.waiting)
 
     @property
     def healthy(self) -> bool:
@@ -108,11 +111,12 @@ class TransformersEngine:
             self._streams[stream] = list(going_on)
 
     def abort(self, ingress: str, key: int) -> None:
+        self._steerings.forget((ingress, key))
         for sequence in self._streams.pop((ingress, key), ()):
             self._scheduler.remove(sequence)
-        left = [batch for batch in self._ended.pop(ingress, ()) if batch.key != key]
+        left = [batch for batch in self._made.pop(ingress, ()) if batch.key != key]
         if left:
-            self._ended[ingress] = left
+            self._made[ingress] = left
 
     def pause(self, ingress: str, key: int) -> None:
         for sequence in self._streams.get((ingress, key), ()):
@@ -122,8 +126,19 @@ class TransformersEngine:
         for sequence in self._streams.get((ingress, key), ()):
             self._scheduler.resume(sequence)
 
+    def steer(self, ingress: str, key: int, steering: Steering) -> None:
+        stream = self._streams.get((ingress, key))
+        if stream is None or not self._steerings.is_new((ingress, key), steering):
+            return
+        known = all(0 <= token < self.vocab_size for token in steering.token_ids)
+        for sequence in list(stream):
+            if known:
+                self._steer(sequence, steering)
+            else:
+                self._end(self._made, sequence, "error", error=_NO_SUCH_TOKEN)
+
     def fail_all(self, message: str) -> Outputs:
-        outputs, self._ended = self._ended, {}
+        outputs, self._made = self._made, {}
         for sequence in list(self._scheduler):
             self._end(outputs, sequence, "error", error=message)
         return outputs
@@ -131,7 +146,7 @@ class TransformersEngine:
     # The step.
 
     def step(self) -> Outputs:
-        outputs, self._ended = self._ended, {}
+        outputs, self._made = self._made, {}
         chunks = self._scheduler.schedule()
         for sequence, sample in self._run(chunks):
             self._hand_over(outputs, sequence, sample)
@@ -194,6 +209,20 @@ class TransformersEngine:
         else:
             self._end(outputs, sequence, finish, [sample.token], stop_token, logprobs)
 
+    def _steer(self, sequence: Sequence, steering: Steering) -> None:
+        """Puts tokens behind those that the sequence has. Their keys and values are computed as a prompt's are."""
+        position = sequence.position
+        token_ids = steering.token_ids[: sequence.room(self.max_model_len_tokens)]
+        sequence.steer(token_ids)
+        ends = sequence.room(self.max_model_len_tokens) <= 0
+        wants_logprobs = sequence.sampling.logprobs is not None
+        batch = steered_batch(
+            sequence.key, sequence.choice, position, steering, token_ids, wants_logprobs, ends
+        )
+        self._made.setdefault(sequence.ingress, []).append(batch)
+        if ends:
+            self._forget(sequence)
+
     # Endings.
 
     def _ends_at_once(self, sequence: Sequence) -> bool:
@@ -205,7 +234,7 @@ class TransformersEngine:
             batch = TokenBatch(
                 sequence.key, sequence.choice, sequence.position, [], finish=finish, stop_token=stop_token
             )
-            self._ended.setdefault(sequence.ingress, []).append(batch)
+            self._made.setdefault(sequence.ingress, []).append(batch)
         return finish is not None
 
     def _end(
@@ -223,11 +252,15 @@ class TransformersEngine:
         position = sequence.position - len(new)
         batch = TokenBatch(sequence.key, sequence.choice, position, new, finish, stop_token, logprobs, error)
         outputs.setdefault(sequence.ingress, []).append(batch)
-        self._scheduler.remove(sequence, scrub=finish == "error")
+        self._forget(sequence, scrub=finish == "error")
+
+    def _forget(self, sequence: Sequence, scrub: bool = False) -> None:
+        self._scheduler.remove(sequence, scrub=scrub)
         stream = (sequence.ingress, sequence.key)
         self._streams[stream].remove(sequence)
         if not self._streams[stream]:
             del self._streams[stream]
+            self._steerings.forget(stream)
 
 
 def model_end_ids(model: PreTrainedModel) -> frozenset[int]:

@@ -1,8 +1,8 @@
 """The thread that owns an engine, and the only way for others to reach it.
 
 Commands go in through a queue and are obeyed in order, before the next step; the outputs of a step go out to
-the event loop in one call. While the engine has nothing to do, the thread sleeps. `abort`, `pause` and
-`resume` return at once and are obeyed within a step.
+the event loop in one call. While the engine has nothing to do, the thread sleeps. `abort`, `pause`, `resume`
+and `steer` return at once and are obeyed within a step.
 
 When the engine itself breaks, so that `step` raises, every stream ends with an error batch. When the loop
 stops, streams just end: whoever stops it is leaving, and tells the readers by closing what carries the
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.errors import GeneratorUnavailable, ServiceError
-from app.schema.tokens import Job
+from app.schema.tokens import Job, Steering
 from deployments.engine.protocol import Engine, EngineStatistics, Outputs
 
 logger = logging.getLogger(__name__)
@@ -119,6 +119,10 @@ class EngineLoop:
     def resume(self, ingress: str, key: int) -> None:
         """Takes `pause` back."""
         self._send(lambda: self._engine.resume(ingress, key))
+
+    def steer(self, ingress: str, key: int, steering: Steering) -> None:
+        """Puts tokens into a stream, once for each steering, whether it is there or not."""
+        self._send(lambda: self._engine.steer(ingress, key, steering))
 
     def statistics(self) -> EngineStatistics:
         """As of the latest step or command."""

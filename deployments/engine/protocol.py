@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from app.schema.tokens import Job, TokenBatch
+from app.schema.tokens import Job, Steering, TokenBatch
 
 Outputs = dict[str, list[TokenBatch]]
 """What one step made, grouped by the ingress that it goes to."""
@@ -72,6 +72,17 @@ class Engine(Protocol):
 
     def resume(self, ingress: str, key: int) -> None:
         """Takes `pause` back. Does nothing for a stream that isn't paused."""
+        ...
+
+    def steer(self, ingress: str, key: int, steering: Steering) -> None:
+        """Puts tokens into every unfinished choice of the stream, wherever that stands; generation goes on from
+        them.
+
+        They come out with the next step, in one batch for each choice with an `Edit`, and count like generated
+        tokens, but end nothing: only where the tokens or the context are used up they are cut off, and the
+        choice ends with "length". A steering that the stream has had does nothing, nor does one for a stream that isn't
+        there. Ids outside of the vocabulary end the stream with an error.
+        """
         ...
 
     def step(self) -> Outputs:

@@ -1,7 +1,8 @@
 """Which sequences take part in a step, and with how many tokens.
 
 Rules: every running sequence that is past its prompt gets its next token in every step. Beside that a step
-takes up to `prefill_chunk_tokens` of prompts, the oldest first, shared by several where they fit. Memory goes
+takes up to `prefill_chunk_tokens` of prompts, and of what was put into answers, the oldest first, shared by
+several where they fit. Memory goes
 to sequences as they need it; when it is full, what idle sequences keep is taken first, then the youngest
 running sequence is preempted: it loses its keys and values, waits in the order of its age, and is computed
 again later.
@@ -94,37 +95,36 @@ class Scheduler:
         for it.
         """
         preemptions = self.preemptions
-        chunks = self._schedule_decodes()
-        budget = self._schedule_prefills(chunks, self._chunk_tokens)
+        chunks, budget = self._schedule_running(self._chunk_tokens)
         if self.preemptions == preemptions:
             self._admit(chunks, budget)
         return chunks
 
     # Running sequences.
 
-    def _schedule_decodes(self) -> list[Chunk]:
+    def _schedule_running(self, budget: int) -> tuple[list[Chunk], int]:
+        """The next token of each sequence that is through its tokens, and up to `budget` tokens of the others;
+        what is left of the budget.
+
+        The oldest first, so that a sequence that is preempted has no chunk yet.
+        """
         chunks: list[Chunk] = []
         for sequence in list(self.running):
-            if sequence.state is State.RUNNING and sequence.remaining == 1 and self._make_room(sequence):
-                chunks.append(Chunk(sequence, sequence.computed, 1))
-        return chunks
-
-    def _schedule_prefills(self, chunks: list[Chunk], budget: int) -> int:
-        for sequence in self.running:
-            if budget and sequence.remaining > 1:
-                count = min(sequence.remaining, budget)
+            remaining = sequence.remaining
+            count = 1 if remaining == 1 else min(remaining, budget)
+            if count and sequence.state is State.RUNNING and self._make_room(sequence, count):
                 chunks.append(Chunk(sequence, sequence.computed, count))
-                budget -= count
-        return budget
+                budget -= count if remaining > 1 else 0
+        return chunks, budget
 
-    def _make_room(self, sequence: Sequence) -> bool:
-        """Room for one more token of a running sequence. False when it was itself the youngest and had to
+    def _make_room(self, sequence: Sequence, count: int) -> bool:
+        """Room for `count` more tokens of a running sequence. False when it was itself the youngest and had to
         go.
         """
         extent = sequence.extent
         assert extent is not None
         while True:
-            grown = self._kv_cache.grow(extent, sequence.computed, sequence.computed + 1)
+            grown = self._kv_cache.grow(extent, sequence.computed, sequence.computed + count)
             if grown is not None:
                 sequence.extent = grown
                 return True

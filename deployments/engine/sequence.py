@@ -22,7 +22,8 @@ class Sequence:
 
     `tokens` is the prompt and what was generated; the first `computed` of them have keys and values in
     `extent`. `arrival` orders sequences by age, also after a preemption. `siblings` are the choices of the
-    same stream, itself among them.
+    same stream, itself among them. No token up to number `steered` ends the sequence, because tokens were put
+    in there.
     """
 
     __slots__ = (
@@ -37,6 +38,7 @@ class Sequence:
         "sampling",
         "siblings",
         "state",
+        "steered",
         "tokens",
     )
 
@@ -53,6 +55,7 @@ class Sequence:
         self.extent: Extent | None = None
         self.state = State.WAITING
         self.siblings: list[Sequence] = [self]
+        self.steered = job.steered[choice] if job.steered else 0
         self.counts = TokenCounts.for_request(job.sampling, job.prompt, generated)
 
     @property
@@ -73,6 +76,16 @@ class Sequence:
         if self.counts is not None:
             self.counts.add(token)
 
+    def steer(self, token_ids: list[int]) -> None:
+        """Takes tokens that were put in."""
+        for token in token_ids:
+            self.append(token)
+        self.steered = self.position
+
+    def room(self, max_model_len_tokens: int) -> int:
+        """How many tokens it may still get."""
+        return min(self.sampling.max_tokens - self.position, max_model_len_tokens - len(self.tokens))
+
     def finish(
         self, end_ids: frozenset[int], max_model_len_tokens: int
     ) -> tuple[EngineFinish | None, int | None]:
@@ -80,12 +93,12 @@ class Sequence:
         if it goes on.
         """
         generated = self.position
-        if generated > self.sampling.min_tokens:
+        if generated > max(self.sampling.min_tokens, self.steered):
             last = self.tokens[-1]
             if last in self.sampling.stop_token_ids:
                 return "stop", last
             if last in end_ids and not self.sampling.ignore_eos:
                 return "stop", None
-        if generated >= self.sampling.max_tokens or len(self.tokens) >= max_model_len_tokens:
+        if self.room(max_model_len_tokens) <= 0:
             return "length", None
         return None, None

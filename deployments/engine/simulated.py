@@ -25,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from app.errors import InvalidRequest, Overloaded
-from app.schema.tokens import EngineFinish, Job, TokenBatch, TokenLogprob
+from app.schema.tokens import EngineFinish, Job, Steering, TokenBatch, TokenLogprob
 from deployments.engine.config import EngineConfig
-from deployments.engine.jobs import check_job, open_choices
+from deployments.engine.jobs import SteeringRecord, check_job, open_choices, steered_batch
 from deployments.engine.protocol import EngineStatistics, Outputs
 from deployments.engine.randomness import mix
 
@@ -64,7 +64,9 @@ class SimulatedEngine:
         self._starting: deque[_Simulated] = deque()
         self._running: dict[_Simulated, None] = {}
         self._paused = 0
-        self._ended: Outputs = {}
+        self._steerings = SteeringRecord()
+        # What was made between two steps, put out with the next one.
+        self._made: Outputs = {}
         self._tick = 0.0
         self._used_tokens = 0
         self._steps = 0
@@ -80,7 +82,7 @@ class SimulatedEngine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._ended or self._waiting or self._starting or self._running)
+        return bool(self._made or self._waiting or self._starting or self._running)
 
     @property
     def healthy(self) -> bool:
@@ -100,7 +102,7 @@ class SimulatedEngine:
         )
 
     def next_step_s(self) -> float | None:
-        if self._ended:
+        if self._made:
             return 0.0
         due = self._starting[0].due if self._starting else math.inf
         if self._running:
@@ -123,7 +125,7 @@ class SimulatedEngine:
         ]
         for sequence in sequences:
             if sequence.is_done:
-                self._end(self._ended, sequence, [], None)
+                self._end(self._made, sequence, [], None)
             else:
                 self._waiting.append(sequence)
         going_on = [sequence for sequence in sequences if not sequence.is_done]
@@ -132,11 +134,12 @@ class SimulatedEngine:
         self._admit()
 
     def abort(self, ingress: str, key: int) -> None:
+        self._steerings.forget((ingress, key))
         for sequence in self._streams.pop((ingress, key), ()):
             self._take_out(sequence)
-        left = [batch for batch in self._ended.pop(ingress, ()) if batch.key != key]
+        left = [batch for batch in self._made.pop(ingress, ()) if batch.key != key]
         if left:
-            self._ended[ingress] = left
+            self._made[ingress] = left
         self._admit()
 
     def pause(self, ingress: str, key: int) -> None:
@@ -155,19 +158,28 @@ class SimulatedEngine:
                 self._waiting.append(sequence)
         self._admit()
 
+    def steer(self, ingress: str, key: int, steering: Steering) -> None:
+        stream = self._streams.get((ingress, key))
+        if stream is None or not self._steerings.is_new((ingress, key), steering):
+            return
+        known = all(0 <= token < self._vocab_size for token in steering.token_ids)
+        for sequence in list(stream):
+            if known:
+                self._steer(sequence, steering)
+            else:
+                self._fail(self._made, sequence, "What was put in has a token that the model does not have.")
+        self._admit()
+
     def fail_all(self, message: str) -> Outputs:
-        outputs, self._ended = self._ended, {}
+        outputs, self._made = self._made, {}
         for sequence in [sequence for stream in self._streams.values() for sequence in stream]:
-            self._take_out(sequence)
-            batch = TokenBatch(sequence.key, sequence.choice, sequence.position, [], "error", error=message)
-            outputs.setdefault(sequence.ingress, []).append(batch)
-        self._streams.clear()
+            self._fail(outputs, sequence, message)
         return outputs
 
     # The step.
 
     def step(self) -> Outputs:
-        outputs, self._ended = self._ended, {}
+        outputs, self._made = self._made, {}
         now = self._clock()
         if self._running and self._tick <= now:
             missed = math.floor((now - self._tick) / self._step_s)
@@ -222,6 +234,21 @@ class SimulatedEngine:
                 self._tick = self._clock() + self._step_s
             self._running[sequence] = None
 
+    def _steer(self, sequence: _Simulated, steering: Steering) -> None:
+        position = sequence.position
+        token_ids = steering.token_ids[: sequence.room]
+        if not sequence.paused and sequence not in self._waiting:
+            self._used_tokens += len(token_ids)
+        sequence.steer(len(token_ids))
+        batch = steered_batch(
+            *(sequence.key, sequence.choice, position, steering, token_ids),
+            *(sequence.wants_logprobs, sequence.is_done),
+        )
+        self._made.setdefault(sequence.ingress, []).append(batch)
+        if sequence.is_done:
+            self._take_out(sequence)
+            self._forget(sequence)
+
     # Endings.
 
     def _take_out(self, sequence: _Simulated) -> None:
@@ -243,6 +270,13 @@ class SimulatedEngine:
         self._streams[stream].remove(sequence)
         if not self._streams[stream]:
             del self._streams[stream]
+            self._steerings.forget(stream)
+
+    def _fail(self, outputs: Outputs, sequence: _Simulated, message: str) -> None:
+        self._take_out(sequence)
+        self._forget(sequence)
+        batch = TokenBatch(sequence.key, sequence.choice, sequence.position, [], "error", error=message)
+        outputs.setdefault(sequence.ingress, []).append(batch)
 
     def _end(
         self,
@@ -301,11 +335,22 @@ class _Simulated:
         self.block: list[int] = []
         self.block_start = self.position
         self.checkpoint = self.position - 1
-        self.is_done_after(generated[-1] if generated else -1)
+        steered = job.steered[choice] if job.steered else 0
+        self.is_done_after(generated[-1] if len(generated) > steered else -1)
 
     @property
     def length(self) -> int:
         return self._prompt_length + self.position
+
+    @property
+    def room(self) -> int:
+        """How many tokens it may still get."""
+        return self._last + 1 - self.position
+
+    def steer(self, tokens: int) -> None:
+        """Takes so many tokens that were put in: none of them is a stop token."""
+        self.position += tokens
+        self.is_done_after(-1)
 
     def is_done_after(self, token: int) -> bool:
         """Whether `token`, just before `position`, is the last one. If not, makes a block that starts at

@@ -15,7 +15,7 @@ import pytest
 
 from app.errors import InvalidRequest, Overloaded, PromptTooLong
 from app.schema.sampling import SamplingParams
-from app.schema.tokens import Job, TokenBatch
+from app.schema.tokens import Edit, Job, Steering, TokenBatch, TokenLogprob
 from deployments.engine.config import EngineConfig
 from deployments.engine.protocol import Engine, Outputs
 
@@ -213,8 +213,101 @@ class EngineContract:
         assert self.run(engine, wait) == {}
         assert engine.statistics().paused == 0
 
+    def test_what_is_put_in_comes_out_once_and_generation_goes_on_from_it(self) -> None:
+        engine, wait = self.make()
+        engine.add(self.job(1))
+        made = self.run(engine, wait, steps=4)
+        before = self.tokens(made[("a", 1, 0)])
+        steering = Steering("s1", [7, 8, 9])
+        engine.steer("a", 1, steering)
+        engine.steer("a", 1, steering)
+        self.run(engine, wait, made)
+        batches = made[("a", 1, 0)]
+        (steered,) = [batch for batch in batches if batch.edits]
+        assert (steered.position, steered.token_ids) == (len(before), [7, 8, 9])
+        assert steered.edits == [Edit(id="s1", position=len(before), steered=3)]
+        whole = self.tokens(batches)
+        assert (len(whole), batches[-1].finish) == (12, "length")
+        begun = len(before) + 3
+        rest = self.answer(self.job(1, generated=[whole[:begun]], steered=[begun]))
+        assert self.tokens(rest) == whole[begun:]
+        assert engine.statistics().kv_tokens_used == 0
+
+    @pytest.mark.parametrize("state", ["new", "paused", "waiting"])
+    def test_a_stream_can_be_steered_while_it_does_not_run(self, state: str) -> None:
+        engine, wait = self.make()
+        made: Made = {}
+        if state == "waiting":
+            engine.add(self.job(2, n=3))
+        engine.add(self.job(1))
+        if state == "paused":
+            self.run(engine, wait, made, steps=3)
+            engine.pause("a", 1)
+        begun = len(self.tokens(made.get(("a", 1, 0), [])))
+        engine.steer("a", 1, Steering("s1", [7, 8]))
+        engine.steer("a", 1, Steering("s2", [9]))
+        self.run(engine, wait, made, steps=1)
+        assert self.tokens(made[("a", 1, 0)])[begun : begun + 3] == [7, 8, 9]
+        engine.resume("a", 1)
+        self.run(engine, wait, made)
+        whole = self.tokens(made[("a", 1, 0)])
+        assert len(whole) == 12
+        rest = self.answer(self.job(1, generated=[whole[: begun + 3]], steered=[begun + 3]))
+        assert self.tokens(rest) == whole[begun + 3 :]
+        assert engine.statistics().kv_tokens_used == 0
+
+    def test_what_is_put_in_ends_nothing_but_uses_tokens_up(self) -> None:
+        whole = self.tokens(self.answer(self.job(1)))
+        stop = whole[11]
+        sampling = msgspec.structs.replace(SAMPLING, stop_token_ids=(stop,), logprobs=2)
+        engine, wait = self.make()
+        engine.add(self.job(1, sampling, n=2))
+        made = self.run(engine, wait, steps=3)
+        engine.steer("a", 1, Steering("s1", [stop, stop]))
+        self.run(engine, wait, made, steps=3)
+        engine.steer("a", 1, Steering("s2", [stop] * 50))
+        self.run(engine, wait, made)
+        for choice in range(2):
+            batches = made[("a", 1, choice)]
+            first, second = [batch for batch in batches if batch.edits]
+            assert first.finish is None
+            assert first.logprobs == [TokenLogprob(0.0, [])] * 2
+            assert second is batches[-1]
+            assert (second.finish, second.stop_token) == ("length", None)
+            assert len(self.tokens(batches)) == 12
+        assert not engine.has_work
+        handed_over = self.answer(self.job(1, sampling, generated=[[7, stop]], steered=[2]))
+        assert handed_over[0].token_ids
+
+    def test_only_choices_that_go_on_are_steered(self) -> None:
+        engine, wait = self.make()
+        engine.add(self.job(1, n=2, generated=[[5], [6]], finished=[True, False]))
+        engine.steer("a", 1, Steering("s1", [7]))
+        assert list(self.run(engine, wait)) == [("a", 1, 1)]
+
+    def test_tokens_that_are_none_end_the_stream_with_an_error(self) -> None:
+        engine, wait = self.make()
+        engine.add(self.job(1, n=2))
+        engine.add(self.job(2))
+        engine.steer("a", 1, Steering("s1", [engine.vocab_size]))
+        made = self.run(engine, wait)
+        assert {made[("a", 1, choice)][-1].finish for choice in range(2)} == {"error"}
+        assert made[("a", 2, 0)][-1].finish == "length"
+
+    def test_a_stream_that_is_gone_cannot_be_steered(self) -> None:
+        engine, wait = self.make()
+        engine.add(self.job(1))
+        engine.steer("a", 1, Steering("s1", [7]))
+        engine.abort("a", 1)
+        engine.steer("a", 1, Steering("s2", [7]))
+        assert self.run(engine, wait) == {}
+        engine.add(self.job(1))
+        engine.steer("a", 1, Steering("s1", [7]))
+        assert self.tokens(self.run(engine, wait)[("a", 1, 0)])[0] == 7
+
     def test_unknown_streams_are_no_error(self) -> None:
         engine, _ = self.make()
+        engine.steer("a", 1, Steering("s1", [7]))
         engine.abort("a", 1)
         engine.pause("a", 1)
         engine.resume("a", 1)

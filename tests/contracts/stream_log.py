@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+import msgspec
 import pytest
 
-from app.errors import IdempotencyConflict, StreamExpired, StreamNotFound
+from app.errors import IdempotencyConflict, InvalidRequest, StreamExpired, StreamNotFound
 from app.schema.frames import ChoiceEnd, End, Timings, Usage
-from app.schema.tokens import TokenBatch, TokenLogprob
-from app.streams.log import Append, Idempotency, Order, Refusal, StreamLog
+from app.schema.tokens import Edit, TokenBatch, TokenLogprob
+from app.streams.log import MAX_CHANGES, Append, Change, Idempotency, Order, Refusal, StreamLog
 from tests.fakes.requests import record
 
 ENDING = End("3", [ChoiceEnd(0, "stop", "x")], Usage(5, 3, 8), Timings(0.1, 0.2, 0.3, 10.0), ["00"])
@@ -173,11 +174,11 @@ class StreamLogContract:
             await world.log.create(record("st_a"), "d1")
             attending = asyncio.ensure_future(world.log.attend("d1", 0.8))
             await world.pass_time(0.05)
-            await world.log.order_cancel("st_a")
+            await world.log.order(Order("cancel", "st_a"))
             async with asyncio.timeout(5):
                 assert await attending == [Order("cancel", "st_a")]
             assert await world.log.attend("d1", 0.0) == []
-            await world.log.order_cancel("st_a")
+            await world.log.order(Order("cancel", "st_a"))
             assert await world.log.attend("d1", 0.0) == [Order("cancel", "st_a")]
 
         self.live(test)
@@ -186,9 +187,128 @@ class StreamLogContract:
         async def test(world: LogWorld) -> None:
             await world.log.create(record("st_a"), "d1")
             await world.pass_time(LEASE_S * 1.5)
-            await world.log.order_cancel("st_a")
+            await world.log.order(Order("cancel", "st_a"))
             assert await world.log.take("st_a", "d2") == 2
             assert await world.log.attend("d2", 0.0) == [Order("cancel", "st_a")]
+
+        self.live(test)
+
+    def test_edits_are_kept_where_they_took_effect_each_once(self) -> None:
+        async def test(world: LogWorld) -> None:
+            log = world.log
+            await log.create(record("st_a", n=2), "d1")
+            stops = Edit(id="a" * 16, position=2, stops=["x", "é"])
+            steered = Edit(id="b" * 16, position=3, steered=2)
+            first = Append("st_a", 1, [TokenBatch(0, 0, 0, [1, 2]), TokenBatch(0, 1, 0, [9])])
+            second = Append(
+                "st_a",
+                1,
+                [
+                    TokenBatch(0, 0, 2, [3, 4, 5, 6], edits=[stops, steered]),
+                    TokenBatch(0, 1, 1, [], edits=[msgspec.structs.replace(stops, position=1)]),
+                ],
+            )
+            for append in (first, second, second):
+                assert await log.append("d1", [append]) == []
+            whole = (await log.read("st_a", [0, 0])).batches
+            assert whole == [
+                TokenBatch(0, 0, 0, [1, 2, 3, 4, 5, 6], edits=[stops, steered]),
+                TokenBatch(0, 1, 0, [9], edits=[msgspec.structs.replace(stops, position=1)]),
+            ]
+            # What lies just at the count is told: a reader with so many tokens may not know of it.
+            behind = (await log.read("st_a", [3, 1])).batches
+            assert behind[0] == TokenBatch(0, 0, 3, [4, 5, 6], edits=[steered])
+            assert behind[1] == TokenBatch(0, 1, 1, [], edits=[msgspec.structs.replace(stops, position=1)])
+            assert (await log.read("st_a", [6, 2])).batches == []
+            last = Append("st_a", 1, [TokenBatch(0, 0, 6, [7], "stop", 7)], ENDING)
+            await log.append("d1", [last])
+            assert (await log.read("st_a", [5, 2])).batches == [
+                TokenBatch(0, 0, 5, [6, 7], "stop", 7, edits=[steered])
+            ]
+
+        self.live(test)
+
+    def test_an_edit_without_tokens_keeps_no_reader_busy(self) -> None:
+        async def test(world: LogWorld) -> None:
+            await world.log.create(record("st_a"), "d1")
+            edit = Edit(id="a" * 16, position=1, stops=["x"])
+            await world.log.append("d1", [Append("st_a", 1, [TokenBatch(0, 0, 0, [1], edits=[edit])])])
+            reading = asyncio.ensure_future(world.log.read("st_a", [1], 5.0))
+            await world.pass_time(0.05)
+            assert not reading.done()
+            await world.log.append("d1", [Append("st_a", 1, [TokenBatch(0, 0, 1, [2])])])
+            async with asyncio.timeout(5):
+                assert (await reading).batches == [TokenBatch(0, 0, 1, [2], edits=[edit])]
+
+        self.live(test)
+
+    def test_a_change_is_ordered_until_it_is_made(self) -> None:
+        async def test(world: LogWorld) -> None:
+            log = world.log
+            await log.create(record("st_a"), "d1")
+            orders = [
+                Order("change", "st_a", Change(id="a" * 16, stops=["x", "\0"])),
+                Order("change", "st_a", Change(id="b" * 16, token_ids=[1, 300, 70_000])),
+                Order("change", "st_a", Change(id="c" * 16, token_ids=[2])),
+            ]
+            for order in orders:
+                assert await log.order(order)
+            assert await log.order(orders[0])
+            given = await log.attend("d1", 0.0)
+            assert list(dict.fromkeys(map(msgspec.json.encode, given))) == list(
+                map(msgspec.json.encode, orders)
+            )
+            assert await log.attend("d1", 0.0) == []
+            made = Edit(id="b" * 16, position=0, steered=3)
+            await log.append("d1", [Append("st_a", 1, [TokenBatch(0, 0, 0, [1, 300, 70_000], edits=[made])])])
+            await world.pass_time(LEASE_S * 1.5)
+            assert await log.take("st_a", "d2") == 2
+            assert await log.attend("d2", 0.0) == [orders[0], orders[2]]
+
+        self.live(test)
+
+    def test_how_a_stream_is_to_end_outlives_the_driver(self) -> None:
+        async def test(world: LogWorld) -> None:
+            await world.log.create(record("st_a"), "d1")
+            assert await world.log.order(Order("stop", "st_a"))
+            assert await world.log.order(Order("cancel", "st_a"))
+            await world.pass_time(LEASE_S * 1.5)
+            assert await world.log.take("st_a", "d2") == 2
+            assert await world.log.attend("d2", 0.0) == [Order("stop", "st_a")]
+
+        self.live(test)
+
+    def test_a_stream_that_has_ended_takes_no_orders(self) -> None:
+        async def test(world: LogWorld) -> None:
+            log = world.log
+            await log.create(record("st_a"), "d1")
+            change = Order("change", "st_a", Change(id="a" * 16, stops=["x"]))
+            assert await log.order(change)
+            await log.append("d1", [Append("st_a", 1, [], ENDING)])
+            assert not await log.order(Order("stop", "st_a"))
+            assert not await log.order(Order("change", "st_a", Change(id="b" * 16, stops=["x"])))
+            # Nobody has to make a change any more that was ordered before.
+            given = await log.attend("d1", 0.0)
+            assert given in ([], [change])
+            with pytest.raises(StreamNotFound):
+                await log.order(Order("cancel", "st_b"))
+
+        self.live(test)
+
+    def test_a_stream_can_be_changed_so_often(self) -> None:
+        async def test(world: LogWorld) -> None:
+            log = world.log
+            await log.create(record("st_a"), "d1")
+            orders = [
+                Order("change", "st_a", Change(id=f"{number:016x}", stops=["x"]))
+                for number in range(MAX_CHANGES + 1)
+            ]
+            for order in orders[:-1]:
+                assert await log.order(order)
+            with pytest.raises(InvalidRequest):
+                await log.order(orders[-1])
+            assert await log.order(orders[0])
+            assert await log.order(Order("cancel", "st_a"))
 
         self.live(test)
 

@@ -11,7 +11,7 @@ from ray.serve.exceptions import BackPressureError
 
 from app.errors import GeneratorUnavailable, InvalidRequest, Overloaded, ServiceError
 from app.schema.sampling import SamplingParams
-from app.schema.tokens import Job, TokenBatch
+from app.schema.tokens import Job, Steering, TokenBatch
 from deployments.channel import BEAT_S
 from deployments.generator_client import GeneratorClient
 from tests.fakes.calls import FakeCalls
@@ -377,6 +377,31 @@ def test_a_resume_is_sent_until_it_arrives() -> None:
                 generation.resume()
                 await asyncio.sleep(5)
                 assert not engine.paused and calls.control_calls == 5
+
+    run(main())
+
+
+def test_what_is_put_in_arrives_in_order_and_is_not_lost() -> None:
+    """A call that fails may have been obeyed: it is sent again, and the engine knows each steering by its id."""
+
+    async def main() -> None:
+        async with serving("a") as (calls, client):
+            engine = calls.replicas["a"].engine
+            async with client.open(job(1), Sink()) as one, client.open(job(2), Sink()) as two:
+                calls.control_failures = 2
+                one.steer(Steering("a", [1]))
+                one.pause()
+                await settle()
+                one.steer(Steering("b", [2]))
+                two.steer(Steering("c", [3]))
+                one.resume()
+                await asyncio.sleep(5)
+                assert engine.steerings == [
+                    (1, Steering("a", [1])),
+                    (1, Steering("b", [2])),
+                    (2, Steering("c", [3])),
+                ]
+                assert not engine.paused and calls.control_calls == 3
 
     run(main())
 

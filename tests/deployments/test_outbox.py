@@ -23,7 +23,7 @@ async def read(reader: OutboxReader) -> ChannelMessage:
 
 def test_message_is_compact() -> None:
     message = ChannelMessage(7, [TokenBatch(1, 0, 3, [512])])
-    assert encode(message) == b"\x92\x07\x91\x98\x01\x00\x03\x91\xcd\x02\x00\xc0\xc0\xc0\xc0"
+    assert encode(message) == b"\x92\x07\x91\x99\x01\x00\x03\x91\xcd\x02\x00\xc0\xc0\xc0\xc0\xc0"
 
 
 def test_first_message_says_that_the_channel_is_open() -> None:

@@ -23,7 +23,15 @@ from deployments.default_model import MODEL_DIR
 from deployments.model_files import SIMULATED_OWNER, bare_copy, load_tokenizer, printable_token_ids
 from deployments.refusal import Refused
 from deployments.tokenizer import MAX_CHARACTERS_PER_TOKEN, PromptEncoder, Tokenizer
-from deployments.tokenizer_client import Encoded, decode_card, decode_encoding
+from deployments.tokenizer_client import (
+    EncodeCall,
+    Encoded,
+    EncodePrompt,
+    EncodeText,
+    Encoding,
+    decode_card,
+    decode_encoding,
+)
 
 
 def request(
@@ -80,6 +88,20 @@ def test_messages_go_through_the_template(encoder: PromptEncoder) -> None:
     )
 
 
+def test_a_piece_of_text_has_nothing_special(encoder: PromptEncoder) -> None:
+    special = next(text for text, added in encoder._tokenizer.get_added_vocab().items())
+    text = f" and then {special} 狐狸"
+    ids = encoder.encode_text(text)
+    named = encoder._tokenizer.convert_tokens_to_ids(special)
+    assert named not in ids
+    assert bare().decode(ids, skip_special_tokens=False) == text
+    assert named in encoder.encode(request(text)), "prompts may name special tokens, also after that"
+    assert encoder.encode_text("") == []
+    with pytest.raises(PromptTooLong) as caught:
+        encoder.encode_text("x" * (MAX_CHARACTERS_PER_TOKEN * encoder.card.max_model_len_tokens + 1))
+    assert caught.value.param == "text"
+
+
 @pytest.mark.parametrize("field", ["prompt", "messages"])
 def test_text_that_cannot_fit_is_refused_before_it_is_encoded(encoder: PromptEncoder, field: str) -> None:
     text = "x" * (MAX_CHARACTERS_PER_TOKEN * encoder.card.max_model_len_tokens + 1)
@@ -119,14 +141,20 @@ def test_threads_do_not_mix_up_their_prompts(encoder: PromptEncoder) -> None:
         assert list(pool.map(lambda prompt: encoder.encode(request(prompt)), prompts)) == alone
 
 
+async def answer(deployment: Tokenizer, call: EncodeCall) -> Encoding:
+    encoding: Encoding = decode_encoding(await deployment.encode(msgspec.msgpack.encode(call)))
+    return encoding
+
+
 def test_deployment_answers_with_data(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         deployment = Tokenizer(ModelSettings(name="m"))
         card: ModelCard = decode_card(await deployment.describe())
         assert card.name == "m"
-        ids = decode_encoding(await deployment.encode(msgspec.msgpack.encode(request("Once"))))
-        assert ids == Encoded(bare().encode("Once").ids)
-        refused = decode_encoding(await deployment.encode(msgspec.msgpack.encode(request("x" * 1_000_000))))
+        assert await answer(deployment, EncodePrompt(request("Once"))) == Encoded(bare().encode("Once").ids)
+        plain = bare().encode("Once", add_special_tokens=False)
+        assert await answer(deployment, EncodeText("Once")) == Encoded(plain.ids)
+        refused = await answer(deployment, EncodePrompt(request("x" * 1_000_000)))
         assert isinstance(refused, Refused) and refused.code == "context_length_exceeded"
 
     asyncio.run(main())

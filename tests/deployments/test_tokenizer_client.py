@@ -8,10 +8,9 @@ import msgspec
 import pytest
 
 from app.errors import GeneratorUnavailable, InternalError, Overloaded, PromptTooLong, ServiceError
-from app.schema.requests import GenerationRequest
 from deployments.link import LinkBroken, LinkBusy, LinkFailed
 from deployments.refusal import refusal
-from deployments.tokenizer_client import Encoded, TokenizerClient
+from deployments.tokenizer_client import EncodeCall, Encoded, EncodeText, TokenizerClient, decode_call
 from tests.fakes.link import LocalLink
 from tests.fakes.requests import request
 
@@ -24,24 +23,32 @@ class NoHandle:
 
 
 async def encode(data: bytes) -> bytes:
-    """Gives a prompt's bytes as its ids."""
-    prompt = msgspec.msgpack.decode(data, type=GenerationRequest).prompt or ""
+    """Gives the bytes of a prompt or of a text as its ids."""
+    call: EncodeCall = decode_call(data)
+    prompt = call.text if isinstance(call, EncodeText) else call.request.prompt or ""
     if prompt == "long":
         return msgspec.msgpack.encode(refusal(PromptTooLong("Too long.", param="prompt")))
     return msgspec.msgpack.encode(Encoded(list(prompt.encode())))
 
 
+def client(link: LocalLink) -> TokenizerClient:
+    return TokenizerClient(NoHandle(), link)  # type: ignore[arg-type]
+
+
 def encoded(prompt: str, *failures: Exception) -> list[int]:
     link = LocalLink(encode)
     link.failures.extend(failures)
-    client = TokenizerClient(NoHandle(), link)  # type: ignore[arg-type]
-    ids = asyncio.run(client.encode(request(prompt)))
+    ids = asyncio.run(client(link).encode(request(prompt)))
     assert not link.failures
     return ids
 
 
 def test_a_prompt_becomes_ids() -> None:
     assert encoded("ab") == [97, 98]
+
+
+def test_a_piece_of_text_becomes_ids() -> None:
+    assert asyncio.run(client(LocalLink(encode)).encode_text("né")) == list("né".encode())
 
 
 def test_a_refusal_arrives_as_it_was() -> None:

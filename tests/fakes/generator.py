@@ -11,7 +11,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers
 from app.errors import GeneratorUnavailable, ServiceError
 from app.ports import ModelCard, TokenSink
 from app.schema.requests import GenerationRequest
-from app.schema.tokens import EngineFinish, Job, TokenBatch
+from app.schema.tokens import Edit, EngineFinish, Job, Steering, TokenBatch
 
 
 class FakeGeneration:
@@ -23,6 +23,7 @@ class FakeGeneration:
         self.job = job
         self.sink = sink
         self.calls: list[str] = []
+        self.steerings: list[Steering] = []
         self.counts = [len(ids) for ids in job.generated] or [0] * job.n
 
     def pause(self) -> None:
@@ -30,6 +31,16 @@ class FakeGeneration:
 
     def resume(self) -> None:
         self.calls.append("resume")
+
+    def steer(self, steering: Steering) -> None:
+        self.steerings.append(steering)
+
+    def put_in(self, steering: Steering, *, choice: int = 0, finish: EngineFinish | None = None) -> None:
+        """Feeds what an engine does when it obeys a steering."""
+        position, ids = self.counts[choice], steering.token_ids
+        self.counts[choice] += len(ids)
+        edits = [Edit(id=steering.id, position=position, steered=len(ids))]
+        self.sink.feed(TokenBatch(self.job.key, choice, position, ids, finish, edits=edits))
 
     def say(self, text: str, *, choice: int = 0, finish: EngineFinish | None = None) -> None:
         """Feeds the letters of `text` as tokens in one batch."""
@@ -90,6 +101,11 @@ class FakeTokenizer:
         if request.messages is not None:
             text = "".join(message.content for message in request.messages)
         return encode(text or "")
+
+    async def encode_text(self, text: str) -> list[int]:
+        if self.refusal is not None:
+            raise self.refusal
+        return encode(text)
 
 
 def letters() -> tokenizers.Tokenizer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.schema.tokens import EngineFinish, Job, TokenBatch
+from app.schema.tokens import EngineFinish, Job, Steering, TokenBatch
 from deployments.generator_server import GeneratorServer
 
 
@@ -15,6 +15,7 @@ class FakeJobLoop:
         self.jobs: dict[tuple[str, int], Job] = {}
         self.paused: set[tuple[str, int]] = set()
         self.controls: list[tuple[str, int]] = []
+        self.steerings: list[tuple[int, Steering]] = []
         self._server = server
         self._counts: dict[tuple[str, int, int], int] = {}
         server.serve(self)
@@ -34,6 +35,9 @@ class FakeJobLoop:
     def resume(self, ingress: str, key: int) -> None:
         self.paused.discard((ingress, key))
         self.controls.append(("resume", key))
+
+    def steer(self, ingress: str, key: int, steering: Steering) -> None:
+        self.steerings.append((key, steering))
 
     def step(self, tokens: int = 1, finish: EngineFinish | None = None) -> None:
         """Makes `tokens` tokens for each choice of each job: their numbers are their ids."""

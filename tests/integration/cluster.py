@@ -38,6 +38,7 @@ class Cluster:
         self.directory = Path(tempfile.mkdtemp(prefix="st-"))  # short: Ray puts sockets in it
         self.config = with_own_ports(config)
         self.base_url = f"http://127.0.0.1:{self.config['http_options']['port']}"
+        self.grpc_address = f"127.0.0.1:{self.config.get('grpc_options', {}).get('port')}"
         self._mark = secrets.token_hex(8)
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
@@ -145,7 +146,7 @@ def command_line(pid: int) -> str:
 
 def with_own_ports(config: dict[str, Any]) -> dict[str, Any]:
     """`config` on free ports, so that no server on this machine, living or left over, is in the way."""
-    http, stats, metrics, fallback_http, fallback_grpc = free_ports(5)
+    http, grpc, stats, metrics, fallback_http, fallback_grpc = free_ports(6)
     variables_of_tests = {
         "RAY_SERVE_HAPROXY_STATS_PORT": stats,
         "RAY_SERVE_HAPROXY_METRICS_PORT": metrics,
@@ -154,6 +155,8 @@ def with_own_ports(config: dict[str, Any]) -> dict[str, Any]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 0,
     }
     own = {**config, "http_options": {**config["http_options"], "port": http}}
+    if "grpc_options" in config:
+        own["grpc_options"] = {**config["grpc_options"], "port": grpc}
     if "controller_options" in config:
         variables = config["controller_options"]["runtime_env"]["env_vars"]
         as_text = {name: str(value) for name, value in variables_of_tests.items()}

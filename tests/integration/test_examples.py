@@ -19,9 +19,17 @@ import pytest
 
 from tests.integration.cluster import ROOT, Cluster
 
-DOCUMENTS = ("docs/api.md", "docs/client.md")
+DOCUMENTS = ("docs/api.md", "docs/client.md", "docs/websocket.md")
 SECTION = "One example per protocol"
-PROTOCOLS = ("Server-sent events", "OpenAI dialect", "Client library", "Command line")
+PROTOCOLS = (
+    "Server-sent events",
+    "OpenAI dialect",
+    "WebSocket",
+    "gRPC",
+    "Handles",
+    "Client library",
+    "Command line",
+)
 TIMEOUT_S = 120
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^(#+) (.*)$", re.MULTILINE)
@@ -73,7 +81,8 @@ def test_no_protocol_is_forgotten() -> None:
 
 def at_home(server: Cluster, code: str) -> str:
     """`code` with the addresses of the running server."""
-    return code.replace("127.0.0.1:8000", server.base_url.removeprefix("http://"))
+    at_http = code.replace("127.0.0.1:8000", server.base_url.removeprefix("http://"))
+    return at_http.replace("127.0.0.1:9000", server.grpc_address)
 
 
 def environment(server: Cluster) -> dict[str, str]:
@@ -83,6 +92,7 @@ def environment(server: Cluster) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "STREAMING_INFERENCE_URL": server.base_url,
+        "RAY_ADDRESS": server.ray_address,
     }
 
 

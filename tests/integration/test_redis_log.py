@@ -253,7 +253,7 @@ def test_orders_that_were_not_received_are_given_again(server: RedisServer) -> N
     async def main() -> None:
         async with world_on(server) as world:
             await world.log.create(record("st_a"), "d1")
-            await world.log.order_cancel("st_a")
+            await world.log.order(Order("cancel", "st_a"))
             server.stand_still()
             attending = asyncio.ensure_future(world.log.attend("d1", 0.0))
             await asyncio.sleep(0.1)
@@ -271,7 +271,7 @@ def test_a_cancel_order_outlives_the_driver_that_it_was_for(server: RedisServer)
         async with world_on(server, lease_s=0.4) as world:
             await world.log.create(record("st_a"), "d1")
             await asyncio.sleep(0.5)
-            await world.log.order_cancel("st_a")
+            await world.log.order(Order("cancel", "st_a"))
             assert await world.log.take("st_a", "d2") == 2
             assert await world.log.attend("d2", 0.0) == [Order("cancel", "st_a")]
 

@@ -71,6 +71,38 @@ def live(test: Callable[[World], Awaitable[None]]) -> None:
     run(main())
 
 
+class RequestResponseCycle(Socket):
+    """A socket whose response is written as uvicorn's is: chunks may go past `send`, to its transport."""
+
+    disconnected = response_complete = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scope = {"method": "POST"}
+        self.flow = self.transport = self
+        self.past_send = 0
+
+    @property
+    def chunked_encoding(self) -> bool | None:
+        return True if self.messages else None
+
+    @property
+    def write_paused(self) -> bool:
+        return self.full
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+    def write(self, chunk: bytes) -> None:
+        if self.failure is not None:
+            raise self.failure
+        size, _, body = chunk.partition(b"\r\n")
+        assert int(size, 16) == len(body) - 2 and body.endswith(b"\r\n")
+        self.past_send += 1
+        self.messages.append({"type": "http.response.body", "body": body[:-2], "more_body": True})
+        self.times.append(asyncio.get_running_loop().time())
+
+
 def kinds(writes: list[list[dict[str, Any]]]) -> list[list[str]]:
     return [[frame["type"] for frame in frames] for frames in writes]
 
@@ -147,6 +179,44 @@ def test_a_full_socket_holds_nobody_else_and_coalesces() -> None:
         quick_generation.say("", finish="stop")
         await asyncio.gather(slow_task, quick_task)
         assert slow.closed and [frame["type"] for frame in slow.frames()[-1]] == ["delta", "end"]
+
+    live(test)
+
+
+def test_chunks_go_past_send_and_back_to_it_while_the_socket_is_full() -> None:
+    async def test(world: World) -> None:
+        socket = RequestResponseCycle()
+        generation, task = await world.respond(socket)
+        generation.say("a")
+        assert socket.past_send == 2 and kinds(socket.frames()) == [["start"], ["delta"]]
+        socket.full = True
+        for letter in "bcd":
+            generation.say(letter)
+        await settle()
+        assert len(socket.messages) == 3
+        socket.drain()
+        await settle()
+        generation.say("e")
+        assert [frames[0].get("text") for frames in socket.frames()] == [None, "a", "b", "cd", "e"]
+        assert socket.past_send == 4
+        generation.say("f", finish="length")
+        await task
+        assert socket.closed and kinds(socket.frames())[-1] == ["delta", "end"] and socket.past_send == 4
+
+    live(test)
+
+
+@pytest.mark.parametrize("failure", [BrokenPipeError(), RuntimeError("the transport is closed")])
+def test_a_transport_that_fails_ends_the_response(failure: Exception) -> None:
+    async def test(world: World) -> None:
+        socket = RequestResponseCycle()
+        generation, task = await world.respond(socket)
+        socket.failure = failure
+        generation.say("a")
+        generation.say("b")
+        await asyncio.wait([task])
+        assert (task.exception() is failure) == isinstance(failure, RuntimeError)
+        assert kinds(socket.frames()) == [["start"]]
 
     live(test)
 

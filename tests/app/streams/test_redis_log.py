@@ -10,7 +10,7 @@ import pytest
 
 from app.errors import LogUnavailable
 from app.schema.tokens import TokenBatch
-from app.streams.log import Append
+from app.streams.log import Append, Order
 from app.streams.memory_log import LogBounds
 from app.streams.redis_log import RedisStreamLog
 from app.streams.redis_scripts import Scripts
@@ -24,7 +24,7 @@ CALLS: dict[str, Callable[[RedisStreamLog], Awaitable[object]]] = {
     "read": lambda log: log.read("st_a", [0], 5.0),
     "take": lambda log: log.take("st_a", "d1"),
     "unread_s": lambda log: log.unread_s("st_a"),
-    "order_cancel": lambda log: log.order_cancel("st_a"),
+    "order": lambda log: log.order(Order("cancel", "st_a")),
 }
 
 

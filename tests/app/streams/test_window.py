@@ -29,6 +29,7 @@ def take_at_once(reader: Reader) -> list[Frame]:
 def generation_of(stream: Stream) -> FakeGeneration:
     generation = FakeGeneration.__new__(FakeGeneration)
     generation.calls = []
+    generation.steerings = []
     stream.accept(generation)
     return generation
 

@@ -10,7 +10,7 @@ import torch
 
 from app.errors import InvalidRequest, Overloaded, PromptTooLong
 from app.schema.sampling import SamplingParams
-from app.schema.tokens import Job
+from app.schema.tokens import Job, Steering
 from deployments.engine.engine import MAX_FAILED_STEPS, TransformersEngine, model_end_ids
 from tests.deployments.engine.harness import (
     CONFIG,
@@ -133,6 +133,71 @@ def test_a_pause_changes_nothing_but_the_time(shared: TransformersEngine) -> Non
         shared.resume(job.ingress, 1)
     finish_all(shared, answers)
     assert_same(answers[(1, 0)], wanted)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize("length", [1, 3, 40])
+def test_what_is_put_in_is_as_if_it_had_been_generated(
+    shared: TransformersEngine, name: str, length: int
+) -> None:
+    """Longer than a chunk, too, and beside others that run."""
+    put_in = [(11 * place + 5) % VOCAB for place in range(length)]
+    job = make_job(1, PROMPT, msgspec.structs.replace(REQUESTS[name], max_tokens=60))
+    answers: Answers = {}
+    shared.add(job)
+    for other in noise(3):
+        shared.add(other)
+    while len(answers.get((1, 0), Answer()).tokens) < 5:
+        take(answers, shared.step())
+    shared.steer(job.ingress, 1, Steering("s", put_in))
+    finish_all(shared, answers)
+    whole = answers[(1, 0)]
+    begun = 5 + length
+    assert whole.tokens[5:begun] == put_in
+    rest = answer_one(
+        shared,
+        msgspec.structs.replace(job, generated=[whole.tokens[:begun]], steered=[begun]),
+    )
+    logprobs = whole.logprobs[begun:]
+    assert_same(rest, Answer(begun, whole.tokens[begun:], logprobs, whole.finish, whole.stop_token))
+    if name == "greedy":
+        prompt = PROMPT + whole.tokens[:begun]
+        direct = answer_one(shared, make_job(1, prompt, greedy(60 - begun, logprobs=2)))
+        assert_same(direct, Answer(0, whole.tokens[begun:], logprobs, whole.finish))
+
+
+def test_what_is_put_in_stays_when_sequences_are_preempted_and_paused() -> None:
+    tight = msgspec.structs.replace(CONFIG, kv_cache_tokens=512, prefill_chunk_tokens=64)
+    jobs = [
+        make_job(
+            key,
+            [(key * 31 + i * 7) % VOCAB for i in range(90 + key)],
+            SamplingParams(max_tokens=90, seed=key, temperature=1.3, frequency_penalty=0.5),
+        )
+        for key in range(6)
+    ]
+    engine = make_engine(tight)
+    answers: Answers = {}
+    for job in jobs:
+        engine.add(job)
+    for step in range(30):
+        take(answers, engine.step())
+        job = jobs[step % 6]
+        if step % 3 == 0:
+            engine.steer(job.ingress, job.key, Steering(f"{step}", [step % VOCAB] * (step % 17)))
+        if step % 5 == 0:
+            engine.pause(job.ingress, job.key)
+    for job in jobs:
+        engine.resume(job.ingress, job.key)
+    finish_all(engine, answers)
+    assert engine.statistics().preemptions > 0
+    assert engine.statistics().kv_tokens_used == 0
+    roomy = make_engine()
+    for job in jobs:
+        whole = answers[(job.key, 0)]
+        assert len(whole.tokens) == 90
+        rest = answer_one(roomy, msgspec.structs.replace(job, generated=[whole.tokens[:75]], steered=[75]))
+        assert rest.tokens == whole.tokens[75:]
 
 
 def assert_same(answer: Answer, wanted: Answer) -> None:

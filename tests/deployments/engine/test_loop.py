@@ -15,7 +15,7 @@ import pytest
 
 from app.errors import GeneratorUnavailable, InvalidRequest, Overloaded
 from app.schema.sampling import SamplingParams
-from app.schema.tokens import Job, TokenBatch
+from app.schema.tokens import Job, Steering, TokenBatch
 from deployments.engine.config import EngineConfig
 from deployments.engine.loop import MAX_BROKEN_STEPS, SWITCH_INTERVAL_S, EngineLoop
 from deployments.engine.protocol import EngineStatistics, Outputs
@@ -65,6 +65,9 @@ class CommandedEngine:
     def resume(self, ingress: str, key: int) -> None:
         self.note("resume", ingress, key)
         self.paused.discard((ingress, key))
+
+    def steer(self, ingress: str, key: int, steering: Steering) -> None:
+        self.note(f"steer {steering.id}", ingress, key)
 
     def next_step_s(self) -> float | None:
         return 0.0 if self.has_work else None
@@ -191,10 +194,11 @@ def test_commands_are_obeyed_in_order_and_before_the_next_step() -> None:
         desk.engine.stepping.wait(10)
         desk.loop.pause("a", 1)
         desk.loop.resume("a", 1)
+        desk.loop.steer("a", 1, Steering("s", [7]))
         desk.loop.abort("a", 1)
         await desk.next()
-        await until(lambda: len(desk.engine.calls) == 4)
-        assert [call[0] for call in desk.engine.calls] == ["add", "pause", "resume", "abort"]
+        await until(lambda: len(desk.engine.calls) == 5)
+        assert [call[0] for call in desk.engine.calls] == ["add", "pause", "resume", "steer s", "abort"]
         await until(lambda: desk.loop.statistics().running == 0)
         assert desk.delivered.empty()
 

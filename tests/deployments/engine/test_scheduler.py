@@ -178,11 +178,39 @@ def test_removing_frees_the_memory_in_every_state() -> None:
     assert scheduler.schedule() == []
 
 
+def test_what_is_put_into_a_running_sequence_is_computed_like_a_prompt_beside_the_others() -> None:
+    scheduler, _ = make_scheduler()
+    _, steered = add(scheduler, 10, 10)
+    run(scheduler.schedule())
+    steered.steer([2] * 100)
+    for count in (64, 37, 1):
+        chunks = scheduler.schedule()
+        assert counts(chunks) == {0: 1, 1: count}
+        run(chunks)
+
+
+def test_room_for_what_is_put_in_is_taken_from_the_youngest() -> None:
+    scheduler, cache = make_scheduler(kv_cache_tokens=512, prefill_chunk_tokens=512, max_model_len_tokens=512)
+    oldest, middle, youngest = add(scheduler, 120, 120, 120)
+    run(scheduler.schedule())
+    run(scheduler.schedule())
+    oldest.steer([2] * 150)
+    run(scheduler.schedule())
+    assert (oldest.state, youngest.state) == (State.RUNNING, State.WAITING)
+    assert oldest.remaining == 1 and middle.state is not State.GONE
+    for sequence in (oldest, middle, youngest):
+        scheduler.remove(sequence)
+    assert cache.used_tokens == 0
+
+
 @given(
     kv_tokens=st.sampled_from([512, 640, 1024, 8192]),
     chunk_tokens=st.sampled_from([1, 7, 64, 512]),
     events=st.lists(
-        st.tuples(st.sampled_from(["add", "fork", "pause", "resume", "remove", "step"]), st.integers(0, 500)),
+        st.tuples(
+            st.sampled_from(["add", "fork", "pause", "resume", "remove", "steer", "step"]),
+            st.integers(0, 500),
+        ),
         max_size=60,
     ),
 )
@@ -203,6 +231,10 @@ def test_whatever_happens_everyone_ends_and_no_memory_is_left(
             live += new
         elif event == "step":
             step(scheduler, chunk_tokens)
+        elif event == "steer" and live:
+            sequence = live[number % len(live)]
+            if sequence.state is not State.GONE:
+                sequence.steer([2] * min(number, 511 - len(sequence.tokens)))
         elif live:
             sequence = live[number % len(live)]
             {"pause": scheduler.pause, "resume": scheduler.resume, "remove": scheduler.remove}[event](

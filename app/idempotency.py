@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 
 import msgspec
-from starlette.requests import Request
 
 from app.errors import InvalidRequest
 from app.schema.requests import GenerationRequest
@@ -16,9 +16,16 @@ HEADER = "Idempotency-Key"
 _KEY = re.compile(r"[!-~]{1,255}")
 
 
-def idempotency_key(http: Request) -> str | None:
-    """The key of the request, None without one. Raises `InvalidRequest` unless it is 1 to 255 visible ASCII characters."""
-    key = http.headers.get(HEADER)
+def idempotency_key(headers: Mapping[str, str]) -> str | None:
+    """The key of a request with these headers, None without one. `headers` must find names in any case.
+
+    Raises `InvalidRequest` as `checked_key` does.
+    """
+    return checked_key(headers.get(HEADER))
+
+
+def checked_key(key: str | None) -> str | None:
+    """`key`. Raises `InvalidRequest` unless it is 1 to 255 visible ASCII characters."""
     if key is not None and _KEY.fullmatch(key) is None:
         raise InvalidRequest(f"{HEADER} must be 1 to 255 characters of visible ASCII.", param=HEADER)
     return key

@@ -78,16 +78,16 @@ class Transcript:
         """Takes the next frame. Raises `ProtocolError` when it can't be that, and `TextMismatch` at the end."""
         if self.ended:
             raise ProtocolError("A frame came after the end of the stream.")
-        if isinstance(frame, Start):
+        if isinstance(frame, Error):
+            self.error = frame
+        elif isinstance(frame, Start):
             self._take_start(frame)
         elif self._counts is None:
             raise ProtocolError(f"The stream began with a frame of the type {_type_of(frame)}.")
         elif isinstance(frame, Delta):
             self._take_delta(frame, self._counts)
-        elif isinstance(frame, End):
-            self._take_end(frame, self._counts)
         else:
-            self.error = frame
+            self._take_end(frame, self._counts)
 
     def text(self, index: int = 0) -> str:
         """The text of one choice so far."""

@@ -81,8 +81,8 @@ def test_a_detached_stream_is_resumed_looked_at_and_cancelled(server: LiveServer
     assert whole.exit_code == 0 and ANSWER.startswith(whole.stdout[:5].strip())
     rest = invoke(server, f"resume {name} --after {cursor} --json")
     assert [json.loads(line)["type"] for line in rest.stdout.splitlines()] == ["end"]
-    detached = json.loads(invoke(server, "generate --model letters --detach --json hello").stdout)
-    assert list(detached) == ["stream"]
+    finished = json.loads(invoke(server, "generate --model letters --detach --json hello").stdout)
+    assert invoke(server, f"resume {finished['stream']}").stdout == ANSWER + "\n"
 
 
 def test_models(server: LiveServer) -> None:

@@ -277,6 +277,15 @@ def test_an_error_frame_is_given_and_then_raised() -> None:
     assert live(test, FakeStreamServer(ending=FAILED)).server.cancelled == []
 
 
+def test_an_error_may_be_all_that_comes() -> None:
+    async def test(world: World) -> None:
+        world.server.replaced[0] = FAILED
+        with pytest.raises(GenerationFailed, match="Gone"):
+            await world.client.generate(prompt="hi").result()
+
+    live(test)
+
+
 @pytest.mark.parametrize(
     "number_and_frame",
     [

@@ -55,7 +55,7 @@ class TalkingGenerator(FakeGenerator):
             if self.name == BROKEN:
                 generation.say("", finish="error")
             elif self.name != ENDLESS:
-                generation.say("", finish="stop")
+                generation.say("$", finish="stop")  # the end token, whose text does not leave
 
 
 class LiveServer:

@@ -85,7 +85,8 @@ class StreamChanger:
             # The log has lost its memory: it is told anew, with the change, unless it was another process's stream.
             if not stream.driven:
                 raise
-        self._driver.obey(order)
+        if stream.driven:
+            self._driver.obey(order)
 
     async def _order(self, order: Order) -> bool:
         """Gives an order to the log, which may be repeated while nobody knows whether it arrived."""

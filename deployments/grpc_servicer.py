@@ -9,7 +9,7 @@ Endings, whichever comes first:
     the terminal frame was sent           OK, or the status of the error frame
     the call is cancelled, its deadline
     passes, or its connection breaks      the reader is closed: `on_disconnect` of the stream decides
-    the client stood still for too long   the same, and the call is cut
+    the client stood still for too long   the same, and DEADLINE_EXCEEDED if it reads on after all
     frames could not be made              an error frame and its status
     the reader was cut off                UNAVAILABLE without a terminal frame: the stream goes on elsewhere
 """
@@ -120,7 +120,7 @@ class GenerationServicer:
 
     async def _frames(self, reader: Reader, context: CallContext) -> AsyncGenerator[pb.Frame, None]:
         try:
-            with StallTimer(self._stall_timeout_s) as stall:
+            with StallTimer(self._stall_timeout_s, reader.close) as stall:
                 async with aclosing(_whole(reader, context)) as messages:
                     async for message in messages:
                         stall.begin()
@@ -136,8 +136,14 @@ class GenerationServicer:
         listening = asyncio.ensure_future(self._listen(conversation, messages))
         ready = asyncio.Event()
         conversation.on_ready = ready.set
+        leaving: list[asyncio.Future[None]] = []
+
+        def leave() -> None:
+            listening.cancel()
+            leaving.append(asyncio.ensure_future(conversation.close()))
+
         try:
-            with StallTimer(self._stall_timeout_s) as stall:
+            with StallTimer(self._stall_timeout_s, leave) as stall:
                 while not conversation.at_end:
                     ready.clear()
                     for addressed in conversation.take():
@@ -154,6 +160,7 @@ class GenerationServicer:
         finally:
             listening.cancel()
             await conversation.close()
+            await asyncio.gather(*leaving)
 
     async def _listen(self, conversation: Conversation, messages: AsyncIterator[pb.ClientMessage]) -> None:
         """Hands over what the client says, to its last message."""

@@ -1,8 +1,8 @@
 """A link: one connection between two of our own processes, on which calls that need nothing of Serve's travel.
 
-Serve finds the processes and tells where they listen. A call through Serve takes two milliseconds of processor time, both sides
-together; a call on a link takes a tenth of that. What travels is frames: a header of fixed length, then bytes that the link does
-not look into. What is sent within one turn of the event loop goes out in one write.
+Serve finds the processes and tells where they listen. A call through Serve takes about a millisecond of processor time on
+each side, a call on a link 5 to 40 microseconds. What travels is frames: a header of fixed length, then bytes that the link
+does not look into. What is sent within one turn of the event loop goes out in one write.
 """
 
 from __future__ import annotations

@@ -41,8 +41,9 @@ class Changes:
 
     @property
     def stops(self) -> set[str]:
-        """The stop strings that were added."""
-        return {stop for choice in self._choices for edit in choice.edits for stop in edit.stops}
+        """The stop strings that were added, or are to be."""
+        made = {stop for choice in self._choices for edit in choice.edits for stop in edit.stops}
+        return made.union(*(change.stops for change in self.waiting))
 
     def take_over(self, unlogged_tokens: int) -> None:
         """All that is here is from the log. Readers of the driver before this one may have seen more, by so many tokens of a

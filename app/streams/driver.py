@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from app.errors import GeneratorUnavailable, InternalError, Overloaded, RequestTimeout, ServiceError
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 MAX_FRUITLESS_ATTEMPTS = 6
 RETRY_S = 0.25
 ATTEND_WAIT_S = 1.0
+MAX_EARLY_ORDERS = 100
 
 
 class Driver:
@@ -52,6 +54,8 @@ class Driver:
         self._on_taken_over = on_taken_over
         self._on_orphan = on_orphan
         self._keys = itertools.count(1)
+        # Orders for streams that are not driven here, or not yet: an order may come before the answer that gives the lease.
+        self._early: deque[Order] = deque(maxlen=MAX_EARLY_ORDERS)
 
     async def drive(
         self, stream: Stream, model: Model, announce: Callable[[], Awaitable[bool]] | None = None
@@ -86,6 +90,9 @@ class Driver:
         self.streams[stream.id] = stream
         self.recorder.start(stream, epoch, logged)
         stream.drive(taken_over=epoch > 1)
+        for order in [order for order in self._early if order.stream == stream.id]:
+            self._early.remove(order)
+            self.obey(order)
 
     async def attend(self) -> None:
         """Keeps the lease of this process's streams and carries out the log's orders, until cancelled."""
@@ -140,12 +147,12 @@ class Driver:
             stream.cut()
 
     def obey(self, order: Order) -> None:
-        """Carries out an order. One that was carried out before, or whose stream is not driven here, does nothing."""
+        """Carries out an order, once the stream is driven here. One that was carried out before does nothing."""
         stream = self.streams.get(order.stream)
         if order.action == "adopt":
             self._on_orphan(order.stream)
         elif stream is None:
-            return
+            self._early.append(order)
         elif order.change is not None:
             stream.change(order.change)
         else:

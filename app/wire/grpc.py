@@ -234,7 +234,7 @@ def to_addressed_message(addressed: Addressed) -> pb.Frame:
 
 
 def _delta(frame: Delta) -> pb.Delta:
-    delta = pb.Delta(index=frame.index, text=frame.text, tokens=frame.tokens)
+    delta = pb.Delta(index=frame.index, text=frame.text, tokens=frame.tokens, steered=frame.steered)
     if frame.token_ids is not None:
         delta.token_ids.extend(frame.token_ids)
     if frame.logprobs is not None:

@@ -274,6 +274,38 @@ def test_an_order_that_got_lost_on_its_way_is_given_again() -> None:
     live(test)
 
 
+def test_an_order_that_comes_before_the_lease_is_carried_out() -> None:
+    async def test(world: World) -> None:
+        stream = await world.service.start(request(on_disconnect="continue"))
+        await world.clock.advance(0.1)
+        world.first.running.cancel()
+        await settle()
+        await world.second.service.add_stops(stream.id, ["END"])
+        take, told = world.log.take, asyncio.Event()
+
+        async def slow(stream_id: str, driver: str) -> int | None:
+            epoch = await take(stream_id, driver)
+            await told.wait()
+            return epoch
+
+        world.log.take = slow  # type: ignore[method-assign, assignment]
+        for _ in range(5):
+            await world.clock.advance(1)
+        # From now on no order is given twice.
+        world.log._changing.clear()
+        told.set()
+        await settle()
+        (generation,) = world.second.generator.generations
+        generation.say("c" * 58 + "END")
+        await world.clock.advance(0.1)
+        status = await world.second.service.status(stream.id)
+        assert status.state == "running", "a change waits for what readers of the first driver may have seen"
+        assert world.second.service._driver.streams[stream.id].changes.stops == {"END"}
+        await world.second.service.cancel(stream.id)
+
+    live(test)
+
+
 def test_a_log_that_lost_its_memory_is_told_the_changes_anew() -> None:
     async def test(world: World) -> None:
         stream = await world.service.start(request())

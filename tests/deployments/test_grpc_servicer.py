@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -276,6 +279,42 @@ def test_streams_belong_to_whoever_the_metadata_name() -> None:
     run(test)
 
 
+def with_keys(folder: Path) -> Settings:
+    """Settings with which only the key "good" may call."""
+    path = folder / "keys.json"
+    digest = hashlib.sha256(b"good").hexdigest()
+    path.write_text(json.dumps({"keys": [{"name": "ann", "sha256": digest}]}))
+    return Settings.model_validate({"models": [{"name": "letters"}], "auth": {"keys_file": str(path)}})
+
+
+def test_every_call_needs_a_key_where_there_are_keys(tmp_path: Path) -> None:
+    async def main(letters: LettersService) -> None:
+        servicer = GenerationServicer(letters.service, raises=False)
+
+        async def calls(context: FakeContext) -> list[grpc.StatusCode | None]:
+            codes = []
+            for call in (
+                servicer.generate(ask(n=0), context),
+                servicer.resume(pb.ResumeRequest(stream="st_1"), context),
+                servicer.converse(Client.silent(), context),
+            ):
+                await collect(await call)
+                codes.append(context.code)
+            await servicer.cancel(pb.CancelRequest(stream="st_1"), context)
+            return [*codes, context.code]
+
+        for refused in (FakeContext(), FakeContext(authorization="Bearer bad")):
+            assert set(await calls(refused)) == {grpc.StatusCode.UNAUTHENTICATED}
+        assert await calls(FakeContext(authorization="Bearer good")) == [
+            grpc.StatusCode.INVALID_ARGUMENT,
+            grpc.StatusCode.NOT_FOUND,
+            grpc.StatusCode.NOT_FOUND,
+            grpc.StatusCode.NOT_FOUND,
+        ]
+
+    live(with_keys(tmp_path), main)
+
+
 def test_an_idempotency_key_in_the_metadata() -> None:
     async def test(letters: LettersService, servicer: GenerationServicer) -> None:
         async def start(request: pb.GenerateRequest, context: FakeContext) -> list[pb.Frame]:
@@ -327,20 +366,46 @@ def test_where_only_an_exception_carries_the_status_there_is_one() -> None:
     live(SETTINGS, main)
 
 
-def test_a_client_that_takes_nothing_for_long_is_cut() -> None:
-    async def test(letters: LettersService, servicer: GenerationServicer) -> None:
-        async def send() -> None:
-            async for _ in await servicer.generate(ask(on_disconnect=pb.ON_DISCONNECT_CANCEL), FakeContext()):
-                await asyncio.Event().wait()  # the transport is full
+STALLED_S = SETTINGS.limits.reader_stall_timeout_s
 
-        began_s = asyncio.get_running_loop().time()
-        sending = asyncio.ensure_future(send())
-        with pytest.raises(asyncio.CancelledError):
-            await sending
-        took_s = asyncio.get_running_loop().time() - began_s
-        assert took_s == pytest.approx(SETTINGS.limits.reader_stall_timeout_s, abs=0.01)
+
+def test_a_client_that_takes_nothing_for_long_has_left_its_stream() -> None:
+    async def test(letters: LettersService, servicer: GenerationServicer) -> None:
+        context = FakeContext()
+        frames = await servicer.generate(ask(on_disconnect=pb.ON_DISCONNECT_CANCEL), context)
+        await anext(frames)
+        await asyncio.sleep(STALLED_S - 1)
+        await settle()
+        assert letters.generator.running
+        await asyncio.sleep(2)
         await settle()
         assert not letters.generator.running
+        assert await collect(frames) == []
+        assert (context.code, context.trailing["error-code"]) == (
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            "timeout",
+        )
+
+    run(test)
+
+
+def test_one_that_takes_nothing_of_a_conversation_has_left_all_of_them() -> None:
+    async def test(letters: LettersService, servicer: GenerationServicer) -> None:
+        async def said() -> AsyncIterator[pb.ClientMessage]:
+            for _ in range(3):
+                yield pb.ClientMessage(generate=ask(on_disconnect=pb.ON_DISCONNECT_CANCEL))
+            await asyncio.Event().wait()
+
+        context = FakeContext()
+        frames = await servicer.converse(said(), context)
+        await anext(frames)
+        await settle()
+        assert len(letters.generator.running) == 3
+        await asyncio.sleep(STALLED_S + 1)
+        await settle()
+        assert not letters.generator.running
+        assert await collect(frames) == []
+        assert context.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
     run(test)
 
@@ -366,6 +431,13 @@ class Client:
     async def leave(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+    @staticmethod
+    async def silent() -> AsyncIterator[pb.ClientMessage]:
+        """A client that says nothing."""
+        nothing: list[pb.ClientMessage] = []
+        for message in nothing:
+            yield message
 
     async def _run(self, servicer: GenerationServicer, context: FakeContext) -> None:
         async for frame in await servicer.converse(self._said(), context):

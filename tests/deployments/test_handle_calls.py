@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.errors import (
+    AuthenticationFailed,
     BodyTooLarge,
     Draining,
     GeneratorUnavailable,
@@ -128,6 +130,21 @@ def test_a_detached_stream_is_resumed_and_cancelled_by_its_name() -> None:
         assert [frame["type"] for frame in await collect(frames)] == ["end"]
 
     run(test)
+
+
+def test_no_key_is_needed_but_a_wrong_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text('{"keys": []}')
+    settings = Settings.model_validate({"models": [{"name": "letters"}], "auth": {"keys_file": str(path)}})
+
+    async def main(letters: LettersService) -> None:
+        calls = HandleCalls(letters.service)
+        [start] = await collect(await calls.generate(HI | {"detach": True}, None, None))
+        with pytest.raises(AuthenticationFailed):
+            await calls.resume(start["stream"], None, "bad")
+        assert (await calls.cancel(start["stream"], None))["state"] == "ended"
+
+    live(settings, main)
 
 
 @pytest.mark.parametrize("stream", [None, 5, "", "x" * 200])

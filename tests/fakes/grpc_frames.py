@@ -52,6 +52,7 @@ def _to_delta(cursor: str, delta: pb.Delta) -> Delta:
         delta.tokens,
         list(delta.token_ids) or None,
         [_to_logprob(logprob) for logprob in delta.logprobs] or None,
+        delta.steered,
     )
 
 

@@ -191,6 +191,26 @@ def test_readers_wait_for_the_log_at_a_change() -> None:
     live(test)
 
 
+def test_a_reader_of_one_choice_waits_for_the_log_too() -> None:
+    def test() -> None:
+        stream = stream_of(request())
+        reader = stream.reader()
+        feed(stream, "a", 0)
+        assert pieces(reader.take()) == [("1", "a", False)]
+        stream.change(stops("a", "END"))
+        feed(stream, "b", 1)
+        assert reader.take() == []
+        recorded(stream)
+        assert pieces(reader.take()) == [("2", "b", False)]
+        put_in(stream, Steering("b", encode("XY")))
+        feed(stream, "c", 4)
+        assert reader.take() == []
+        recorded(stream)
+        assert pieces(reader.take()) == [("4", "XY", True), ("5", "c", False)]
+
+    live(test)
+
+
 def test_a_reader_behind_a_barrier_may_have_a_window() -> None:
     def test() -> None:
         stream = stream_of(request())

@@ -56,6 +56,7 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         COUNT,
         st.none() | st.lists(COUNT, min_size=1, max_size=3),
         st.none() | st.lists(LOGPROBS, min_size=1, max_size=3),
+        st.booleans(),
     ),
     st.builds(
         End,
@@ -93,6 +94,7 @@ EXPECTED: list[tuple[Frame, bytes]] = [
         b"\n\x010\x12\x1c\n\x04st_1\x12\x01m\x18\x80\xf7\xc4\xd5\x06 \xff\xff\xff\xff\xff\xff\xff\xff\xff\x01(\x11",
     ),
     (Delta("3", 0, "Once", 1), b"\n\x013\x1a\x08\x12\x04Once\x18\x01"),
+    (Delta("5", 0, "No", 2, steered=True), b"\n\x015\x1a\x08\x12\x02No\x18\x020\x01"),
     (
         Delta("2.4", 1, "é", 1, [7], [Logprob("é", -0.5, [195, 169], [])]),
         b'\n\x032.4\x1a\x1e\x08\x01\x12\x02\xc3\xa9\x18\x01"\x01\x07*\x11\n\x02\xc3\xa9\x11'

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -126,10 +129,21 @@ def bench_serve(
     plan = Plan(workload, first_token_s, step_s, config, model_path)
     limits = Limits(ttft_s=ttft_limit_ms / 1e3, gap_s=gap_limit_ms / 1e3)
     options = Options(targets or DEFAULT_TARGETS, limits, repeat, idle_s, client_processes)
-    result = run_benchmark(plan, options, lambda line: click.echo(line, err=True))
+    with _leaving_in_order():
+        result = run_benchmark(plan, options, lambda line: click.echo(line, err=True))
     path = output or Path("results") / f"serve-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
     write_result(result, path)
     path.with_suffix(".svg").write_text(render_svg(result))
     click.echo(render(result))
     click.echo(f"{path} and {path.with_suffix('.svg')} written", err=True)
     sys.exit(1 if any(target.failure for target in result.targets) else 0)
+
+
+@contextlib.contextmanager
+def _leaving_in_order() -> Iterator[None]:
+    """SIGTERM, too, stops the server that runs before it ends this process."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import msgspec
@@ -67,3 +69,21 @@ def test_defaults_and_the_status_of_a_failure(monkeypatch: pytest.MonkeyPatch, t
 def test_nonsense_is_a_usage_error(words: str) -> None:
     found = CliRunner().invoke(cli.main, ["bench", "serve", *words.split()])
     assert found.exit_code == 2
+
+
+def test_a_benchmark_that_is_told_to_end_stops_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = []
+
+    def run_benchmark(plan: Plan, options: Options, say: Say) -> BenchmarkResult:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            stopped.append("server")
+        raise AssertionError
+
+    monkeypatch.setattr(cli_bench, "run_benchmark", run_benchmark)
+    before = signal.getsignal(signal.SIGTERM)
+    found = CliRunner().invoke(cli.main, ["bench", "serve"])
+    assert (found.exit_code, stopped) == (143, ["server"])
+    assert signal.getsignal(signal.SIGTERM) is before

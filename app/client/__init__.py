@@ -6,7 +6,7 @@
                 print(text, end="", flush=True)
 
 It needs httpx and msgspec, and loads nothing of the server. docs/client.md has the whole of it; the parts are in
-`app.client_stream`, `app.client_errors`, `app.client_transcript` and `app.jitter`.
+`app.client.stream`, `app.client.errors`, `app.client.transcript` and `app.client.jitter`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Self, TypeVar, Unpack
 import httpx
 import msgspec
 
-from app.client_background import Background
-from app.client_errors import (
+from app.client.background import Background
+from app.client.errors import (
     AuthenticationFailed,
     ClientError,
     Conflict,
@@ -37,11 +37,11 @@ from app.client_errors import (
     TextMismatch,
     Unavailable,
 )
-from app.client_http import Http
-from app.client_request import RequestFields, encode_request
-from app.client_retry import Retries, RetryPolicy
-from app.client_stream import GenerationStream, OnExit, Opening, stream_path
-from app.client_transcript import ChoiceResult, Result
+from app.client.http import Http
+from app.client.request import RequestFields, encode_request
+from app.client.retry import Retries, RetryPolicy
+from app.client.stream import GenerationStream, OnExit, Opening, stream_path
+from app.client.transcript import ChoiceResult, Result
 from app.clock import SystemClock
 from app.ports import Clock
 from app.schema.frames import Delta, End, Error, Frame, Start

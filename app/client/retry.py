@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.client_errors import ClientError
+from app.client.errors import ClientError
 from app.ports import Clock
 
 

@@ -10,11 +10,12 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from app import cli, cli_bench
+from app import cli
 from app.bench.benchmark import Options, Say
 from app.bench.machine import this_machine
 from app.bench.results import BenchmarkResult, TargetResult
 from app.bench.targets import DEFAULT_TARGETS, Plan
+from app.cli import bench as bench_command
 
 
 class Benchmark:
@@ -40,7 +41,7 @@ class Benchmark:
 
 def test_what_is_given_is_handed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     benchmark = Benchmark()
-    monkeypatch.setattr(cli_bench, "run_benchmark", benchmark)
+    monkeypatch.setattr(bench_command, "run_benchmark", benchmark)
     output = tmp_path / "found.json"
     words = "bench serve --target plain --target litserve --clients 7 --tokens 9 --rate 3 --readers-stalled 2 --repeat 3"
     found = CliRunner().invoke(cli.main, [*words.split(), "--ttft-limit-ms", "150", "--output", str(output)])
@@ -57,7 +58,7 @@ def test_what_is_given_is_handed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_defaults_and_the_status_of_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     benchmark = Benchmark(failure="no port")
-    monkeypatch.setattr(cli_bench, "run_benchmark", benchmark)
+    monkeypatch.setattr(bench_command, "run_benchmark", benchmark)
     monkeypatch.chdir(tmp_path)
     found = CliRunner().invoke(cli.main, ["bench", "serve"])
     assert found.exit_code == 1
@@ -82,7 +83,7 @@ def test_a_benchmark_that_is_told_to_end_stops_its_server(monkeypatch: pytest.Mo
             stopped.append("server")
         raise AssertionError
 
-    monkeypatch.setattr(cli_bench, "run_benchmark", run_benchmark)
+    monkeypatch.setattr(bench_command, "run_benchmark", run_benchmark)
     before = signal.getsignal(signal.SIGTERM)
     found = CliRunner().invoke(cli.main, ["bench", "serve"])
     assert (found.exit_code, stopped) == (143, ["server"])

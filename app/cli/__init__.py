@@ -7,13 +7,13 @@ import importlib
 import click
 
 _COMMANDS = {
-    "bench": "app.cli_bench",
-    "cancel": "app.cli_streams",
-    "chat": "app.cli_chat",
-    "generate": "app.cli_streams",
-    "key": "app.cli_key",
-    "models": "app.cli_streams",
-    "resume": "app.cli_streams",
+    "bench": "app.cli.bench",
+    "cancel": "app.cli.streams",
+    "chat": "app.cli.chat",
+    "generate": "app.cli.streams",
+    "key": "app.cli.key",
+    "models": "app.cli.streams",
+    "resume": "app.cli.streams",
 }
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -37,7 +37,3 @@ def main() -> None:
 
     Exit codes: 0 done, 1 the server refused or the generation failed, 2 wrong usage, 3 no server answers, 130 interrupted.
     """
-
-
-if __name__ == "__main__":
-    main()

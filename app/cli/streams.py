@@ -8,8 +8,8 @@ from typing import Any
 import click
 import msgspec
 
-from app.cli_display import Display
-from app.cli_server import Server, request_fields, request_options, run, server_options
+from app.cli.display import Display
+from app.cli.server import Server, request_fields, request_options, run, server_options
 from app.client import GenerationStream
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="For machines: one JSON in each line.")

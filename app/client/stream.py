@@ -11,12 +11,12 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 from urllib.parse import quote
 
-from app.client_background import Background
-from app.client_errors import ClientError, GenerationFailed, ProtocolError, StreamClosed
-from app.client_http import EventConnection, Http
-from app.client_retry import Retries
-from app.client_transcript import Result, Transcript
-from app.jitter import Piece, play
+from app.client.background import Background
+from app.client.errors import ClientError, GenerationFailed, ProtocolError, StreamClosed
+from app.client.http import EventConnection, Http
+from app.client.jitter import Piece, play
+from app.client.retry import Retries
+from app.client.transcript import Result, Transcript
 from app.ports import Clock
 from app.schema.frames import Delta, End, Frame, Start
 
@@ -53,7 +53,7 @@ class GenerationStream:
     Without `async with` the same holds for the iterator: it opens the stream, and cancels it when it is closed.
 
     A connection that breaks is made again and goes on behind the last frame. All ways to read share one position, and one may
-    read at a time. Every one of them raises the errors of `app.client_errors`.
+    read at a time. Every one of them raises the errors of `app.client.errors`.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class GenerationStream:
     async def text(self, index: int = 0, *, smooth: bool = False) -> AsyncGenerator[str, None]:
         """The text of one choice from here on, as it comes; never empty strings.
 
-        `smooth` plays it out evenly, a little later, when the way from the server is jittery; see `app.jitter`.
+        `smooth` plays it out evenly, a little later, when the way from the server is jittery; see `app.client.jitter`.
         """
         async with aclosing(self._pieces(index)) as pieces:
             if smooth:

@@ -8,7 +8,7 @@ from contextlib import suppress
 import httpx
 import msgspec
 
-from app.client_errors import ClientError, NotReachable, ProtocolError, refusal
+from app.client.errors import ClientError, NotReachable, ProtocolError, refusal
 from app.schema.frames import Frame
 from app.wire.event_scanner import EventScanner, EventTooLarge
 

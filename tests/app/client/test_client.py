@@ -536,7 +536,7 @@ def test_the_library_loads_nothing_of_the_server() -> None:
     program = f"import sys, app.client; print(*set('{heavy}'.split()) & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         timeout=60,

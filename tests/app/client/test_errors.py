@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from app.asgi.error_response import error_response
-from app.client_errors import InvalidRequest, Refused, Unavailable, refusal
+from app.client.errors import InvalidRequest, Refused, Unavailable, refusal
 from app.errors import ServiceError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from app.client_errors import GenerationFailed, ProtocolError, TextMismatch
+from app.client.errors import GenerationFailed, ProtocolError, TextMismatch
 from app.dialects.native import ChoiceFold
 from app.schema.frames import Delta, End, Error, FinishReason, Frame, Logprob, Start, Timings, Usage
 

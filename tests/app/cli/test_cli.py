@@ -21,7 +21,7 @@ from app.key_file import create_key, read_keys
 from app.schema.frames import Delta, End, Frame, Start
 from tests.fakes.live_server import ANSWER, BROKEN, ENDLESS, LiveServer, live_server
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PATIENCE_S = 30.0
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from app.cli_display import Display
-from app.cli_server import (
+from app.cli.display import Display
+from app.cli.server import (
     INTERRUPTED,
     Server,
     complain,

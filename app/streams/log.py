@@ -129,7 +129,7 @@ class StreamLog(Protocol):
         ...
 
     async def unread_s(self, stream: str) -> float:
-        """Seconds since `read` was last called for the stream; infinite when it never was, or there is no such stream."""
+        """Seconds since somebody last waited in `read` for the stream; infinite when nobody did, or there is no such stream."""
         ...
 
     async def order(self, order: Order) -> bool:

@@ -223,7 +223,8 @@ class MemoryStreamLog:
 
     async def read(self, stream: str, counts: Sequence[int], wait_s: float = 0.0) -> Excerpt:
         found = self._find(stream)
-        found.read_s = self._clock.monotonic()
+        if wait_s > 0:
+            found.read_s = self._clock.monotonic()
         excerpt = self._excerpt(found, counts)
         # That a choice has ended is no news by itself: counts do not say whether the reader knows.
         fresh = any(batch.token_ids for batch in excerpt.batches)

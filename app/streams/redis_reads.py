@@ -47,8 +47,8 @@ local function look(id, counts, waits)
   for i = 1, #counts do fields[#fields + 1] = 'f' .. (i - 1) end
   local s = redis.call(unpack(fields))
   if not s[1] then return array({pack(missing(id)), array({}), NIL, pack(false), pack(0)}) end
-  -- To a fifth of a second is exact enough, and saves most of the writing.
-  if not s[4] or now - s[4] > 200 then redis.call('HSET', key, 'read', now) end
+  -- Only who waits reads; others look. To a fifth of a second is exact enough, and saves most of the writing.
+  if waits and (not s[4] or now - s[4] > 200) then redis.call('HSET', key, 'read', now) end
   local orphaned = not s[2] and is_gone(s[1])
   local batches, is_new = {}, s[2] or orphaned
   for i, count in ipairs(counts) do

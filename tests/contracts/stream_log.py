@@ -392,7 +392,10 @@ class StreamLogContract:
             await world.log.create(record("st_a"), "d1")
             assert await world.log.unread_s("st_a") == math.inf
             await world.log.read("st_a", [0])
+            assert await world.log.unread_s("st_a") == math.inf, "who only looks is no reader"
+            following = asyncio.ensure_future(world.log.read("st_a", [0], 0.05))
             await world.pass_time(0.5)
+            await following
             assert 0.4 < await world.log.unread_s("st_a") < 5
             assert await world.log.unread_s("st_x") == math.inf
 

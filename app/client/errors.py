@@ -147,8 +147,11 @@ _BY_STATUS: dict[int, type[Refused]] = {
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refused:
     """The error that a response stands for, be it of this server or of something in between. `headers` ignore case."""
+    # What Serve's HAProxy says in plain text when it has no server; this server's own 500 is JSON, and final.
+    away = status == 500
     try:
         said = msgspec.json.decode(body, type=_Body).error
+        away = False
     except msgspec.DecodeError:
         said = _Said(f"The server answered {status}{_excerpt(body)}.")
     kind = _BY_STATUS.get(status) or (Unavailable if status >= 500 else InvalidRequest)
@@ -157,7 +160,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refused:
         code=said.code or f"http_{status}",
         status=status,
         param=said.param,
-        retryable=status in _RETRIED_STATUSES and headers.get("x-should-retry") != "false",
+        retryable=(away or status in _RETRIED_STATUSES) and headers.get("x-should-retry") != "false",
     )
     seconds = headers.get("retry-after", "").strip()
     error.retry_after_s = int(seconds) if _SECONDS.fullmatch(seconds) else None

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 PATIENCE_S = 60.0
+NO_SERVER = "Internal Server Error"
 
 
 @dataclass
@@ -100,13 +101,13 @@ async def follow(client: httpx.AsyncClient, stream: str, reading: Reading) -> Re
 
 
 class Unavailable(Exception):
-    """The server has said 503."""
+    """The server can't answer now, or HAProxy has no server: it then answers 500 in words of its own."""
 
 
 async def _read(response: httpx.Response, reading: Reading, until_tokens: int | None) -> None:
     if response.status_code != 200:
         said = (await response.aread()).decode()
-        if response.status_code in (502, 503):
+        if response.status_code in (502, 503) or (response.status_code, said) == (500, NO_SERVER):
             raise Unavailable(said)
         raise AssertionError((response.status_code, said))
     reading.connections += 1

@@ -250,6 +250,7 @@ def test_changes_survive_the_death_of_the_process_that_drives_the_stream(server:
             killed = server.processes(title)[0]
             os.kill(killed, signal.SIGKILL)
             await until(lambda: any(socket.closed for socket in sockets))
+            await asyncio.sleep(1.0)  # the others of the same process follow
             seen = [list(socket.frames[stream]) for socket, stream in zip(sockets, streams, strict=True)]
             left = [socket for socket in sockets if not socket.closed]
             assert 0 < len(left) < len(sockets)

@@ -46,6 +46,11 @@ def test_what_is_not_of_this_server_is_shown(body: bytes, said: str) -> None:
     assert (error.message, error.code) == (said, "http_502")
 
 
+def test_a_proxy_without_a_server_behind_it_is_asked_again_and_a_server_that_broke_is_not() -> None:
+    assert refusal(500, {}, b"Internal Server Error").retryable
+    assert not refusal(500, {}, msgspec.json.encode({"error": {"message": "It broke."}})).retryable
+
+
 @pytest.mark.parametrize(
     ("status", "kind"), [(301, InvalidRequest), (418, InvalidRequest), (599, Unavailable)]
 )

@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.integration.cluster import ROOT, Cluster
 from tests.integration.conftest import SIMULATED, SINGLE, integration_config
+from tests.integration.redis_server import RedisServer
 from tests.integration.sse_client import Reading, follow
 
 Frame = dict[str, Any]
@@ -295,14 +297,18 @@ def test_a_socket_that_goes_away_frees_its_place(server: Cluster) -> None:
     live(server, test)
 
 
-def test_a_process_that_drains_says_so_and_its_streams_are_read_on_elsewhere() -> None:
+def test_a_process_that_drains_says_so_and_its_streams_are_read_on_elsewhere(tmp_path: Path) -> None:
+    redis = RedisServer(tmp_path)  # a new deployment may replace a log in memory, and forget with it
     config = integration_config(embedded_too=False)
+    config["applications"][0]["args"]["streams"].update(backend="redis", redis_url=redis.url)
     cluster = Cluster(config)
     try:
+        redis.start()
         cluster.start()
         live(cluster, lambda client: through_a_redeployment(cluster, client))
     finally:
         cluster.stop()
+        redis.kill()
 
 
 async def through_a_redeployment(cluster: Cluster, client: httpx.AsyncClient) -> None:

@@ -18,9 +18,9 @@ from app.settings import Settings
 from tests.fakes.clock import FakeClock
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
 from tests.fakes.log import memory_log
+from tests.fakes.real_time import until
 
 STALL_TIMEOUT_S = 0.3
-TURN_S = 0.005
 
 
 class World:
@@ -93,12 +93,6 @@ def live(test: Callable[[World], Awaitable[None]]) -> None:
             await test(world)
 
     asyncio.run(main())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(TURN_S)
 
 
 def post(fields: dict[str, object]) -> bytes:

@@ -21,6 +21,7 @@ from app.settings import Settings
 from tests.fakes.clock import FakeClock
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
 from tests.fakes.log import memory_log
+from tests.fakes.real_time import until
 
 SETTINGS = Settings.model_validate(
     {
@@ -29,7 +30,6 @@ SETTINGS = Settings.model_validate(
         "streams": {"reader_window_tokens": 1000},
     }
 )
-TURN_S = 0.005
 GENERATE = {"type": "generate", "prompt": "hi", "seed": 1, "on_disconnect": "cancel"}
 
 
@@ -90,12 +90,6 @@ def live(test: Callable[[World], Awaitable[None]]) -> None:
             await test(world)
 
     asyncio.run(main())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(TURN_S)
 
 
 async def hear(client: ClientConnection) -> dict[str, Any]:

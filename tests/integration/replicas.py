@@ -1,4 +1,7 @@
-"""Replica processes of a running server: which have had requests, and when one that died has been replaced."""
+"""Replica processes of a running server: which have had requests, and when one that died has been replaced.
+
+What HAProxy counts begins anew when it is told of other servers: compare counts only while nobody comes or goes.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +16,44 @@ from tests.integration.cluster import Cluster
 RESTART_S = 90.0
 
 
+INGRESS = "ServeReplica:streaming:Ingress"
+
+
 def served(server: Cluster) -> dict[str, int]:
     """How many requests each ingress process has had, as HAProxy counts them."""
-    variables = server.config["controller_options"]["runtime_env"]["env_vars"]
-    port = variables["RAY_SERVE_HAPROXY_STATS_PORT"]
-    rows = csv.DictReader(
-        httpx.get(f"http://127.0.0.1:{port}/stats;csv").text.removeprefix("# ").splitlines()
-    )
     return {
         f"{row['pxname']}/{row['svname']}": int(row["stot"])
-        for row in rows
-        if row["svname"] not in ("FRONTEND", "BACKEND") and int(row["stot"] or 0) > 0
+        for row in _statistics(server)
+        if int(row["stot"] or 0) > 0
     }
 
 
 async def replaced(server: Cluster, title: str, count: int, killed: int) -> None:
-    """Returns when Serve has put another process into the place of the one that was killed."""
+    """Returns when Serve has put another process into the place of the one that was killed, and HAProxy uses it."""
     give_up_s = time.monotonic() + RESTART_S
-    while len(set(server.processes(title)) - {killed}) < count or not await _healthy(server):
+    while (
+        len(set(server.processes(title)) - {killed}) < count
+        or (title == INGRESS and _used(server) < count)
+        or not await _healthy(server)
+    ):
         assert time.monotonic() < give_up_s, f"{title} was not replaced"
         await asyncio.sleep(0.5)
+
+
+def _used(server: Cluster) -> int:
+    """How many ingress processes HAProxy would send a request to."""
+    servers = {
+        row["svname"] for row in _statistics(server) if row["status"].startswith("UP") and row["bck"] == "0"
+    }
+    return len(servers)
+
+
+def _statistics(server: Cluster) -> list[dict[str, str]]:
+    """A row for each server of each of HAProxy's backends."""
+    variables = server.config["controller_options"]["runtime_env"]["env_vars"]
+    port = variables["RAY_SERVE_HAPROXY_STATS_PORT"]
+    text = httpx.get(f"http://127.0.0.1:{port}/stats;csv").text.removeprefix("# ")
+    return [row for row in csv.DictReader(text.splitlines()) if row["svname"] not in ("FRONTEND", "BACKEND")]
 
 
 async def _healthy(server: Cluster) -> bool:

@@ -14,6 +14,7 @@ import pytest
 from tests.integration.channel_driver import STREAMS
 from tests.integration.cluster import ROOT, Cluster
 from tests.integration.conftest import SIMULATED, integration_config
+from tests.integration.replicas import INGRESS
 
 DRIVER_TIMEOUT_S = 300
 SCENARIOS = ["pinned", "pace", "breaks", "cancels", "pauses", "hang", "kill"]
@@ -94,7 +95,7 @@ def test_a_killed_replica_loses_its_streams_at_once(results: Results) -> None:
 
 
 def test_ingress_has_neither_torch_nor_transformers(server: Cluster) -> None:
-    pids = server.processes("ServeReplica:streaming:Ingress")
+    pids = server.processes(INGRESS)
     assert len(pids) == 2
     for pid in pids:
         mapped = Path(f"/proc/{pid}/maps").read_text()

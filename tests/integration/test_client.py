@@ -15,7 +15,7 @@ from app.schema.frames import Delta
 from tests.integration.cluster import Cluster
 from tests.integration.conftest import SIMULATED
 from tests.integration.cutting_proxy import CuttingProxy
-from tests.integration.replicas import replaced
+from tests.integration.replicas import INGRESS, replaced
 
 PROMPT = "Once upon a time"
 LONG: dict[str, Any] = {"model": SIMULATED, "prompt": "x", "max_tokens": 200}
@@ -83,8 +83,6 @@ async def finish(stream: GenerationStream, under_way: asyncio.Event) -> Result:
 
 
 def test_the_library_goes_on_when_an_ingress_process_dies(server: Cluster) -> None:
-    title = "ServeReplica:streaming:Ingress"
-
     async def main() -> None:
         async with Client(server.base_url) as client:
             expected = await asyncio.gather(
@@ -97,12 +95,12 @@ def test_the_library_goes_on_when_an_ingress_process_dies(server: Cluster) -> No
                 for stream, event in zip(streams, events, strict=True)
             ]
             await asyncio.gather(*(event.wait() for event in events))
-            killed = server.processes(title)[0]
+            killed = server.processes(INGRESS)[0]
             os.kill(killed, signal.SIGKILL)
             results = await asyncio.gather(*reads)
             assert [result.text for result in results] == [result.text for result in expected]
             assert all(result.verified for result in results)
             assert any(stream.connections > 1 for stream in streams)
-            await replaced(server, title, 2, killed)
+            await replaced(server, INGRESS, 2, killed)
 
     asyncio.run(main())

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.integration.cluster import Cluster
 from tests.integration.conftest import SIMULATED
-from tests.integration.replicas import replaced, served
+from tests.integration.replicas import INGRESS, replaced, served
 from tests.integration.sse_client import Reading, follow
 
 LONG: dict[str, Any] = {
@@ -233,8 +233,6 @@ def test_the_model_goes_on_from_what_was_put_in(server: Cluster) -> None:
 
 
 def test_changes_survive_the_death_of_the_process_that_drives_the_stream(server: Cluster) -> None:
-    title = "ServeReplica:streaming:Ingress"
-
     async def test(client: httpx.AsyncClient) -> None:
         seeds = range(8)
         expected = await undisturbed(client, seeds)
@@ -247,7 +245,7 @@ def test_changes_survive_the_death_of_the_process_that_drives_the_stream(server:
                     socket.tokens(stream) > 20 for socket, stream in zip(sockets, streams, strict=True)
                 )
             )
-            killed = server.processes(title)[0]
+            killed = server.processes(INGRESS)[0]
             os.kill(killed, signal.SIGKILL)
             await until(lambda: any(socket.closed for socket in sockets))
             await asyncio.sleep(1.0)  # the others of the same process follow
@@ -264,6 +262,6 @@ def test_changes_survive_the_death_of_the_process_that_drives_the_stream(server:
                 # What was seen before the death stays true.
                 had = [token for frame in before for token in frame.get("token_ids", ())]
                 assert token_ids(reading)[: len(had)] == had
-        await replaced(server, title, 2, killed)
+        await replaced(server, INGRESS, 2, killed)
 
     live(server, test)

@@ -18,7 +18,7 @@ from tests.integration.browser import Browser
 from tests.integration.cluster import Cluster
 from tests.integration.conftest import SIMULATED
 from tests.integration.cutting_proxy import CuttingProxy
-from tests.integration.replicas import replaced, served
+from tests.integration.replicas import INGRESS, replaced, served
 from tests.integration.sse_client import Reading
 
 SOURCES = Path(__file__).parent / "eventsource"
@@ -78,8 +78,6 @@ def check(stream: str, seen: dict[str, Any], statuses: list[int]) -> list[str]:
 
 
 def test_event_sources_reconnect_by_themselves_and_stop_after_the_end(server: Cluster) -> None:
-    title = "ServeReplica:streaming:Ingress"
-
     async def main() -> None:
         async with (
             httpx.AsyncClient(base_url=server.base_url, timeout=60) as client,
@@ -106,7 +104,7 @@ def test_event_sources_reconnect_by_themselves_and_stop_after_the_end(server: Cl
                 await asyncio.sleep(0.1)
             status = (await client.get(f"/v1/streams/{streams[0]}")).json()
             assert status["state"] == "running"
-            killed = server.processes(title)[0]
+            killed = server.processes(INGRESS)[0]
             os.kill(killed, signal.SIGKILL)
 
             results = await asyncio.gather(*reads)
@@ -121,6 +119,6 @@ def test_event_sources_reconnect_by_themselves_and_stop_after_the_end(server: Cl
             reconnected = [len(proxy.statuses[path]) for proxy in proxies for path in paths]
             print(f"\nconnections: {reconnected}")
             assert max(reconnected) > len(CUTS_AFTER_BYTES) + 2  # the process that died had readers
-        await replaced(server, title, 2, killed)
+        await replaced(server, INGRESS, 2, killed)
 
     asyncio.run(main())

@@ -12,7 +12,7 @@ import httpx
 
 from tests.integration.cluster import Cluster
 from tests.integration.conftest import SIMULATED
-from tests.integration.replicas import replaced
+from tests.integration.replicas import INGRESS, replaced
 from tests.integration.scenario import LONG, STORY, alone, live, mixed, reached, read_anyhow
 from tests.integration.sse_client import Reading, follow, post
 
@@ -40,7 +40,6 @@ def test_a_generator_that_dies_is_not_noticed_by_readers(server: Cluster) -> Non
 
 def test_another_process_goes_on_with_the_streams_of_an_ingress_that_dies(server: Cluster) -> None:
     """Whoever reads them comes back with `Last-Event-ID`; those that are to go on without a reader do."""
-    title = "ServeReplica:streaming:Ingress"
 
     async def test(client: httpx.AsyncClient) -> None:
         stories = [{**STORY, "temperature": 0}, {**STORY, "seed": 5}, {**STORY, "seed": 6, "n": 2}]
@@ -56,7 +55,7 @@ def test_another_process_goes_on_with_the_streams_of_an_ingress_that_dies(server
             for fields, reading in zip(requests, readings, strict=True)
         ]
         await reached(readings, 20)
-        killed = server.processes(title)[0]
+        killed = server.processes(INGRESS)[0]
         os.kill(killed, signal.SIGKILL)
         await asyncio.gather(*reads)
         assert [reading.hashes for reading in readings] == expected
@@ -67,7 +66,7 @@ def test_another_process_goes_on_with_the_streams_of_an_ingress_that_dies(server
         await _all_ended(client, unread)
         finished = [await follow(client, stream, Reading()) for stream in unread]
         assert [reading.hashes for reading in finished] == expected[:6]
-        await replaced(server, title, 2, killed)
+        await replaced(server, INGRESS, 2, killed)
 
     live(server, test)
 

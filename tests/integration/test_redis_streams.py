@@ -69,9 +69,9 @@ async def state(
 async def last_state(
     client: httpx.AsyncClient, stream: str, headers: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """What the log has of a stream whose end was read. The client of the process that drives it is a little ahead of the log."""
+    """What is known of a stream whose end was read, when the log knows it too: it hears of the end a little later."""
     until_s = time.monotonic() + 5
-    while (status := await state(client, stream, headers))["state"] == "running":
+    while (status := await state(client, stream, headers))["expires_at"] is None:
         assert time.monotonic() < until_s
         await asyncio.sleep(0.02)
     return status

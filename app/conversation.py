@@ -241,7 +241,7 @@ class Conversation:
         if message.detach:
             self._reply(Addressed(stream.start, stream.id, message.ref))
         else:
-            self._attach(stream.reader(window_tokens=message.window), message.ref)
+            self._attach(await self._service.read(stream, window_tokens=message.window), message.ref)
 
     async def _resume(self, message: Resume) -> None:
         if message.stream in self._readings:

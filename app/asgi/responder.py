@@ -121,7 +121,7 @@ class Responder:
 
     async def folded(self, stream: Stream, fold: Fold, http: Request) -> Response:
         """The whole stream as one JSON. Raises the `ServiceError` of its error frame, and `Draining`."""
-        result = await _fold(stream.reader(), fold, http.receive)
+        result = await _fold(await self._service.read(stream), fold, http.receive)
         if result is None:
             return Response(status_code=_CLIENT_GONE)
         headers = {"x-stream-id": stream.id}

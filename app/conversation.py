@@ -59,6 +59,10 @@ class StreamService(Protocol):
 
     async def start(self, request: GenerationRequest, owner: str = "") -> Stream: ...
 
+    async def read(
+        self, stream: Stream, after: str | None = None, window_tokens: int | None = None
+    ) -> Reader: ...
+
     async def resume(
         self, stream_id: str, after: str | None = None, owner: str = "", window_tokens: int | None = None
     ) -> Reader: ...

@@ -105,9 +105,7 @@ class GenerationService:
             on_taken_over=self._follow_soon,
             on_orphan=self._adopt_soon,
         )
-        self._audience = Audience(
-            settings.streams, log, name=ingress, clock=self._clock, spawn=self._spawn
-        )
+        self._audience = Audience(settings.streams, log, name=ingress, clock=self._clock, spawn=self._spawn)
         self._changer = StreamChanger(log, self._driver, self._clock)
         self._followed: dict[str, Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -145,7 +143,7 @@ class GenerationService:
             if not opening.announced:
                 life.cancel()
             elif opening.stream.done() and opening.stream.exception() is None:
-                self._audience.left(opening.stream.result())
+                self._left(opening.stream.result())
             raise
 
     async def resume(
@@ -294,7 +292,7 @@ class GenerationService:
     def _opened(self, opening: _Opening, stream: Stream) -> None:
         opening.stream.set_result(stream)
         if opening.abandoned:
-            self._audience.left(stream)
+            self._left(stream)
 
     async def _record(self, request: GenerationRequest, owner: str, model: Model) -> StreamRecord:
         card = await model.load()
@@ -449,7 +447,7 @@ class GenerationService:
             clock=self._clock,
             window_tokens=self.settings.streams.reader_window_tokens,
             on_changed=self._driver.recorder.changed,
-            on_left=self._audience.left,
+            on_left=self._left,
         )
         if excerpt is not None:
             stream.absorb(excerpt)
@@ -466,6 +464,11 @@ class GenerationService:
         finally:
             for wait in waits:
                 wait.cancel()
+
+    def _left(self, stream: Stream) -> None:
+        """A reader has left, of itself or because this process stops."""
+        if not self._closing:
+            self._audience.left(stream)
 
     def _check_open(self) -> None:
         if self._closing:

@@ -74,7 +74,7 @@ class Audience:
 
     def left(self, stream: Stream) -> None:
         """A reader of the stream has left, or whoever began it did not come for it."""
-        if stream.ending is not None or stream.was_cut:
+        if stream.ending is not None:
             return
         if stream.driven and not stream.readers and stream.request.on_disconnect != "continue":
             self._spawn(self._cancel_unread(stream))
@@ -98,7 +98,7 @@ class Audience:
 
     async def _recount(self, stream: Stream) -> None:
         """Has the log count no more readers than there are."""
-        while stream.ending is None and not stream.was_cut and stream.readers < stream.counted_readers:
+        while stream.ending is None and stream.readers < stream.counted_readers:
             try:
                 await self._count(stream)
             except LogUnavailable:
@@ -125,7 +125,7 @@ class Audience:
         # One call at a time: what the log is told last is to be the latest.
         lock = self._telling.setdefault(stream.id, asyncio.Lock())
         async with lock:
-            readers = stream.readers
+            readers, stream.awaits_reader = stream.readers, False
             elsewhere = await self._log.count_readers(stream.id, self._name, readers)
             stream.counted_readers = readers
             return elsewhere

@@ -29,7 +29,8 @@ class Stream:
     """The memory of one stream, and a `app.ports.TokenSink`.
 
     `choices` hold the tokens and the text. `window_tokens` is how far the foremost reader may fall behind before generation
-    pauses. `on_changed` is called when there are new tokens or the ending, `on_left` when a reader has left. A stream that another process drives (`driven` false) gets its ending by `conclude` only.
+    pauses. `on_changed` is called when there are new tokens or the ending, `on_left` when a reader has left. A
+    stream that another process drives (`driven` false) gets its ending by `conclude` only.
     """
 
     def __init__(

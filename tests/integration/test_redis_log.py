@@ -223,7 +223,7 @@ def test_calls_that_were_cut_leave_nothing_behind(server: RedisServer) -> None:
             assert await log.take("st_a", "d2") is None
             await asyncio.sleep(0.6)
             # Two connections, so that both calls reach the server.
-            await asyncio.gather(log.attend("d2", 0.0), log.unread_s("st_a"))
+            await asyncio.gather(log.attend("d2", 0.0), log.record("st_a"))
             server.stand_still()
             calls = [
                 asyncio.ensure_future(log.create(record("st_b"), "d2", Idempotency("k", "body"))),

@@ -42,10 +42,10 @@ async def replaced(server: Cluster, title: str, count: int, killed: int) -> None
 
 def _used(server: Cluster) -> int:
     """How many ingress processes HAProxy would send a request to."""
-    servers = {
-        row["svname"] for row in _statistics(server) if row["status"].startswith("UP") and row["bck"] == "0"
-    }
-    return len(servers)
+    return sum(
+        row["pxname"].startswith("http-") and "Ingress" in row["svname"] and row["status"].startswith("UP")
+        for row in _statistics(server)
+    )
 
 
 def _statistics(server: Cluster) -> list[dict[str, str]]:

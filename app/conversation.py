@@ -59,6 +59,10 @@ class StreamService(Protocol):
 
     async def start(self, request: GenerationRequest, owner: str = "") -> Stream: ...
 
+    async def read(
+        self, stream: Stream, after: str | None = None, window_tokens: int | None = None
+    ) -> Reader: ...
+
     async def resume(
         self, stream_id: str, after: str | None = None, owner: str = "", window_tokens: int | None = None
     ) -> Reader: ...
@@ -241,7 +245,7 @@ class Conversation:
         if message.detach:
             self._reply(Addressed(stream.start, stream.id, message.ref))
         else:
-            self._attach(stream.reader(window_tokens=message.window), message.ref)
+            self._attach(await self._service.read(stream, window_tokens=message.window), message.ref)
 
     async def _resume(self, message: Resume) -> None:
         if message.stream in self._readings:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import secrets
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -37,6 +36,7 @@ from app.ports import Clock, ModelCard
 from app.schema.requests import GenerationRequest
 from app.settings import Settings
 from app.stream_changes import StreamChanger, added_stops, check_running, put_in
+from app.streams.audience import Audience
 from app.streams.driver import Driver
 from app.streams.log import (
     MAX_UNLOGGED_TOKENS,
@@ -105,6 +105,7 @@ class GenerationService:
             on_taken_over=self._follow_soon,
             on_orphan=self._adopt_soon,
         )
+        self._audience = Audience(settings.streams, log, name=ingress, clock=self._clock, spawn=self._spawn)
         self._changer = StreamChanger(log, self._driver, self._clock)
         self._followed: dict[str, Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -129,7 +130,7 @@ class GenerationService:
         """Starts a stream; returns it when a generator has accepted it and the log has its record.
 
         With an idempotency key that `owner` has used before it is the first stream. Raises the `ServiceError` that prevents
-        it. A caller that is cancelled leaves nothing behind, or a stream that its last reader has left.
+        it. A caller that is cancelled leaves nothing behind, or a stream that its last reader has left. To `read` it is next.
         """
         self._check_open()
         opening = _Opening(asyncio.get_running_loop().create_future())
@@ -142,7 +143,7 @@ class GenerationService:
             if not opening.announced:
                 life.cancel()
             elif opening.stream.done() and opening.stream.exception() is None:
-                self._deserted(opening.stream.result())
+                self._left(opening.stream.result())
             raise
 
     async def resume(
@@ -162,9 +163,15 @@ class GenerationService:
         """
         self._check_open()
         stream = await self._find(stream_id, owner)
+        return await self.read(stream, after, window_tokens)
+
+    async def read(
+        self, stream: Stream, after: str | None = None, window_tokens: int | None = None
+    ) -> Reader:
+        """A reader of a stream that `start` has given; the rest is as with `resume`."""
         # The driver of a stream knows all of it. The log may lag, and a reader may know more than the log.
         lag = 0 if stream.driven or stream.ending is not None else MAX_UNLOGGED_TOKENS
-        return stream.reader(after, ahead_tokens=lag, window_tokens=window_tokens)
+        return await self._audience.join(stream, after, ahead_tokens=lag, window_tokens=window_tokens)
 
     async def cancel(self, stream_id: str, owner: str = "") -> StreamStatus:
         """Cancels a stream wherever it is driven; returns when it has ended. Idempotent. Raises as `resume` does."""
@@ -262,6 +269,7 @@ class GenerationService:
             opening.announced = True
             first = await self._log.create(stream.record, self._ingress, idempotency)
             if first == stream.id:
+                self._audience.expect(stream)
                 self._driver.own(stream, epoch=1, logged=[0] * request.n)
                 self._opened(opening, stream)
             else:
@@ -284,7 +292,7 @@ class GenerationService:
     def _opened(self, opening: _Opening, stream: Stream) -> None:
         opening.stream.set_result(stream)
         if opening.abandoned:
-            self._deserted(stream)
+            self._left(stream)
 
     async def _record(self, request: GenerationRequest, owner: str, model: Model) -> StreamRecord:
         card = await model.load()
@@ -375,7 +383,7 @@ class GenerationService:
                 await self._clock.sleep(RETRY_S)
                 continue
             failing_s = 0.0
-            deserted_s = 0.0 if stream.has_readers else deserted_s + FOLLOW_WAIT_S
+            deserted_s = 0.0 if stream.readers else deserted_s + FOLLOW_WAIT_S
 
     async def _take(self, stream: Stream) -> bool:
         """Takes the lease of a stream whose driver is gone, and drives it to its end. False when another was faster."""
@@ -402,30 +410,6 @@ class GenerationService:
             await self._take(self._stream(record, await self._loaded(record), excerpt))
         except ServiceError as error:
             logger.warning("could not adopt the stream %s: %s", stream_id, error.message)
-
-    # Readers that leave.
-
-    def _deserted(self, stream: Stream) -> None:
-        """The last reader here has left before the end: the request said what becomes of the stream."""
-        running = stream.driven and stream.ending is None and not self._closing
-        if running and stream.request.on_disconnect != "continue":
-            self._spawn(self._cancel_unwatched(stream))
-
-    async def _cancel_unwatched(self, stream: Stream) -> None:
-        """Cancels the stream when its time of grace is over, unless somebody reads it, here or through another process."""
-        grace_s = self.settings.streams.grace_s if stream.request.on_disconnect == "grace" else 0.0
-        await self._clock.sleep(grace_s)
-        while stream.driven and stream.ending is None and not stream.has_readers:
-            if await self._unread_s(stream) > max(grace_s, WATCHED_S):
-                stream.cancel()
-                return
-            await self._clock.sleep(RETRY_S)
-
-    async def _unread_s(self, stream: Stream) -> float:
-        try:
-            return await self._log.unread_s(stream.id)
-        except ServiceError:
-            return math.inf
 
     # Inside.
 
@@ -462,9 +446,8 @@ class GenerationService:
             began_s=self._clock.monotonic() - age_s,
             clock=self._clock,
             window_tokens=self.settings.streams.reader_window_tokens,
-            max_readers=self.settings.streams.max_readers,
             on_changed=self._driver.recorder.changed,
-            on_deserted=self._deserted,
+            on_left=self._left,
         )
         if excerpt is not None:
             stream.absorb(excerpt)
@@ -481,6 +464,11 @@ class GenerationService:
         finally:
             for wait in waits:
                 wait.cancel()
+
+    def _left(self, stream: Stream) -> None:
+        """A reader has left, of itself or because this process stops."""
+        if not self._closing:
+            self._audience.left(stream)
 
     def _check_open(self) -> None:
         if self._closing:

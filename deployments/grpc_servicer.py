@@ -82,7 +82,7 @@ class GenerationServicer:
             stream = await open_stream(self._service, to_body(request), owner, idempotency_key(headers))
             if stream.request.detach:
                 return _messages(to_message(stream.start))
-            return self._frames(stream.reader(), context)
+            return self._frames(await self._service.read(stream), context)
         except Exception as error:
             self._fail(context, error)
             return _messages()

@@ -42,7 +42,7 @@ class HandleCalls:
         stream = await open_stream(self._service, self._checked(request), owner, key, on_disconnect="cancel")
         if stream.request.detach:
             return _one(msgspec.to_builtins(stream.start))
-        return _frames(stream.reader())
+        return _frames(await self._service.read(stream))
 
     async def resume(
         self, stream: str, after: str | None, api_key: str | None

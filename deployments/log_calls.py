@@ -60,11 +60,13 @@ class Take(msgspec.Struct, frozen=True, array_like=True, tag="take"):
         return await log.take(self.stream, self.driver)
 
 
-class Unread(msgspec.Struct, frozen=True, array_like=True, tag="unread"):
+class CountReaders(msgspec.Struct, frozen=True, array_like=True, tag="count_readers"):
     stream: str
+    process: str
+    readers: int
 
-    async def on(self, log: StreamLog) -> float:
-        return await log.unread_s(self.stream)
+    async def on(self, log: StreamLog) -> int:
+        return await log.count_readers(self.stream, self.process, self.readers)
 
 
 class GiveOrder(msgspec.Struct, frozen=True, array_like=True, tag="order"):
@@ -74,7 +76,7 @@ class GiveOrder(msgspec.Struct, frozen=True, array_like=True, tag="order"):
         return await log.order(self.order)
 
 
-LogCall = Create | AppendAll | Attend | Record | Read | Take | Unread | GiveOrder
+LogCall = Create | AppendAll | Attend | Record | Read | Take | CountReaders | GiveOrder
 
 _RESULTS: dict[type, Any] = {
     Create: str,
@@ -83,7 +85,7 @@ _RESULTS: dict[type, Any] = {
     Record: StreamRecord,
     Read: Excerpt,
     Take: int | None,
-    Unread: float,
+    CountReaders: int,
     GiveOrder: bool,
 }
 

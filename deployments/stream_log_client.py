@@ -45,8 +45,8 @@ class StreamLogClient:
         result: int | None = await self._call(log_calls.Take(stream, driver))
         return result
 
-    async def unread_s(self, stream: str) -> float:
-        result: float = await self._call(log_calls.Unread(stream))
+    async def count_readers(self, stream: str, process: str, readers: int) -> int:
+        result: int = await self._call(log_calls.CountReaders(stream, process, readers))
         return result
 
     async def order(self, order: Order) -> bool:

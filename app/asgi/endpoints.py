@@ -45,7 +45,7 @@ class StreamEndpoints:
         if body.detach:
             return _detached(stream.id, request)
         if body.stream:
-            return self._responder.streamed_native(stream.reader())
+            return await self._responder.streamed_native(stream)
         return await self._responder.folded(stream, native.Fold(), request)
 
     async def events(self, request: Request, id: str) -> Response:

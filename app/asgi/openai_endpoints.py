@@ -28,7 +28,7 @@ class OpenAIEndpoints:
         stream = await self._responder.start(request, body)
         if body.stream:
             encoder = ChatStreamEncoder(n=stream.request.n, options=body.stream_options)
-            return self._responder.streamed(stream.reader(), encoder)
+            return await self._responder.streamed(stream, encoder)
         return await self._responder.folded(stream, ChatFold(), request)
 
     async def complete(self, request: Request) -> Response:
@@ -37,5 +37,5 @@ class OpenAIEndpoints:
         stream = await self._responder.start(request, body)
         if body.stream:
             encoder = CompletionStreamEncoder(n=stream.request.n, options=body.stream_options)
-            return self._responder.streamed(stream.reader(), encoder)
+            return await self._responder.streamed(stream, encoder)
         return await self._responder.folded(stream, CompletionFold(), request)

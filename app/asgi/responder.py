@@ -84,26 +84,13 @@ class Responder:
             request = msgspec.structs.replace(request, on_disconnect="grace")
         return await self._service.start(request, owner, idempotency_of(key, http.url.path, request))
 
-    def streamed(self, reader: Reader, encoder: Encoder) -> Response:
-        """What the reader takes, as it comes."""
-        return self._events(reader, encoder)
+    async def streamed(self, stream: Stream, encoder: Encoder) -> Response:
+        """What `start` has given, as it comes. Raises what `GenerationService.read` raises."""
+        return self._events(await self._service.read(stream), encoder)
 
-    def streamed_native(self, reader: Reader) -> Response:
-        """The same as native events, whose ids an EventSource may come back with."""
-        stream_id = reader.stream.id
-        again = reader.at_end
-
-        def note(complete: bool) -> None:
-            if again:
-                if complete:
-                    self._deliveries.repeated(f"{stream_id}:{reader.cursor}")
-            elif complete:
-                event_id = f"{stream_id}:{reader.stream.cursor}"
-                self._deliveries.completed(event_id, apart=reader.ended_apart)
-            else:
-                self._deliveries.cut(f"{stream_id}:{reader.cursor}")
-
-        return self._events(reader, NativeSseEncoder(stream_id), note)
+    async def streamed_native(self, stream: Stream) -> Response:
+        """The same as native events."""
+        return self._native_events(await self._service.read(stream))
 
     async def resumed(
         self, http: Request, stream_id: str, after: str | None, *, bare: bool = False
@@ -117,11 +104,11 @@ class Responder:
         if bare and reader.at_end and self._has_end(reader):
             reader.close()
             return Response(status_code=_NOTHING_MORE)
-        return self.streamed_native(reader)
+        return self._native_events(reader)
 
     async def folded(self, stream: Stream, fold: Fold, http: Request) -> Response:
         """The whole stream as one JSON. Raises the `ServiceError` of its error frame, and `Draining`."""
-        result = await _fold(stream.reader(), fold, http.receive)
+        result = await _fold(await self._service.read(stream), fold, http.receive)
         if result is None:
             return Response(status_code=_CLIENT_GONE)
         headers = {"x-stream-id": stream.id}
@@ -136,6 +123,23 @@ class Responder:
             return False
         self._deliveries.dismissed(event_id)
         return True
+
+    def _native_events(self, reader: Reader) -> Response:
+        """Events whose ids an EventSource may come back with."""
+        stream_id = reader.stream.id
+        again = reader.at_end
+
+        def note(complete: bool) -> None:
+            if again:
+                if complete:
+                    self._deliveries.repeated(f"{stream_id}:{reader.cursor}")
+            elif complete:
+                event_id = f"{stream_id}:{reader.stream.cursor}"
+                self._deliveries.completed(event_id, apart=reader.ended_apart)
+            else:
+                self._deliveries.cut(f"{stream_id}:{reader.cursor}")
+
+        return self._events(reader, NativeSseEncoder(stream_id), note)
 
     def _events(
         self, reader: Reader, encoder: Encoder, on_over: Callable[[bool], None] | None = None

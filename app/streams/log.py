@@ -128,8 +128,13 @@ class StreamLog(Protocol):
         """Takes the lease of an orphaned stream and returns the new epoch; None when it has a driver or has ended."""
         ...
 
-    async def unread_s(self, stream: str) -> float:
-        """Seconds since somebody last waited in `read` for the stream; infinite when nobody did, or there is no such stream."""
+    async def count_readers(self, stream: str, process: str, readers: int) -> int:
+        """Notes that `process` has so many readers of the stream from now on, and returns how many the others have.
+
+        Processes are named as drivers are, and count as long as they have a lease, which this renews. The one that creates a
+        stream has one reader, none with `detach`, until it says otherwise. Of a stream that has ended none are counted: 0.
+        Raises as `record` does.
+        """
         ...
 
     async def order(self, order: Order) -> bool:

@@ -109,7 +109,7 @@ class _Stream:
         self.end_order: Order | None = None
         self.change_orders: dict[str, Order] = {}
         self.changes = 0
-        self.read_s = -math.inf
+        self.readers = {driver: int(not record.request.detach)}
         self.offered_s = -math.inf
         self.idempotency: tuple[str, str] | None = None
         self.waiters: list[asyncio.Future[None]] = []
@@ -223,8 +223,6 @@ class MemoryStreamLog:
 
     async def read(self, stream: str, counts: Sequence[int], wait_s: float = 0.0) -> Excerpt:
         found = self._find(stream)
-        if wait_s > 0:
-            found.read_s = self._clock.monotonic()
         excerpt = self._excerpt(found, counts)
         # That a choice has ended is no news by itself: counts do not say whether the reader knows.
         fresh = any(batch.token_ids for batch in excerpt.batches)
@@ -232,13 +230,12 @@ class MemoryStreamLog:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             found.waiters.append(waiter)
             await self._within(wait_s, waiter)
-            found.read_s = self._clock.monotonic()
             excerpt = self._excerpt(found, counts)
         return excerpt
 
     async def take(self, stream: str, driver: str) -> int | None:
         found = self._find(stream)
-        if found.ending is not None or not self._orphaned(found):
+        if found.ending is not None or not self._is_gone(found.driver):
             return None
         self._renew(driver)
         found.driver = driver
@@ -249,9 +246,15 @@ class MemoryStreamLog:
         found.wake()
         return found.epoch
 
-    async def unread_s(self, stream: str) -> float:
-        found = self._streams.get(stream)
-        return math.inf if found is None else self._clock.monotonic() - found.read_s
+    async def count_readers(self, stream: str, process: str, readers: int) -> int:
+        found = self._find(stream)
+        if found.ending is not None:
+            return 0
+        self._renew(process)
+        found.readers[process] = readers
+        return sum(
+            count for name, count in found.readers.items() if name != process and not self._is_gone(name)
+        )
 
     async def order(self, order: Order) -> bool:
         found = self._find(order.stream)
@@ -291,11 +294,11 @@ class MemoryStreamLog:
         ]
         lasts_s = max(stream.expires_s - self._clock.monotonic(), 0.0)
         expires_s = self._clock.time() + lasts_s
-        orphaned = stream.ending is None and self._orphaned(stream)
+        orphaned = stream.ending is None and self._is_gone(stream.driver)
         return Excerpt(batches, stream.ending, orphaned, expires_s)
 
-    def _orphaned(self, stream: _Stream) -> bool:
-        return self._leases.get(stream.driver, 0.0) <= self._clock.monotonic()
+    def _is_gone(self, driver: str) -> bool:
+        return self._leases.get(driver, 0.0) <= self._clock.monotonic()
 
     def _renew(self, driver: str) -> None:
         self._leases[driver] = self._clock.monotonic() + self._bounds.lease_s

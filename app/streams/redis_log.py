@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import math
 import re
 import secrets
 import struct
@@ -181,6 +180,7 @@ class RedisStreamLog:
             *(driver, self._process, record.id, record.owner, _encode(record)),
             *(request.n, prompt, prompt + request.n * record.sampling.max_tokens),
             *(key, "" if idempotency is None else idempotency.digest, nonce, " ".join(flags)),
+            int(not request.detach),
         )
         answer: list[bytes] = await self._run_once(self._scripts.create, record.id, nonce, *arguments)
         if answer[0] == b"conflict":
@@ -235,9 +235,10 @@ class RedisStreamLog:
             _check(epoch)
         return epoch
 
-    async def unread_s(self, stream: str) -> float:
-        unread_ms = await self._run(self._scripts.unread, stream)
-        return math.inf if unread_ms is None else unread_ms / 1000
+    async def count_readers(self, stream: str, process: str, readers: int) -> int:
+        status: int = await self._run(self._scripts.count_readers, stream, process, self._process, readers)
+        _check(status)
+        return status - 1
 
     async def order(self, order: Order) -> bool:
         change, letter = order.change, _LETTERS[order.action]

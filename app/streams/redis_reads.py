@@ -42,22 +42,20 @@ end
 
 local function look(id, counts, waits)
   local key = P .. 's:' .. id
-  local fields = {'HMGET', key, 'driver', 'ending', 'expires', 'read', 'watch', 'logprobs', 'edited'}
+  local fields = {'HMGET', key, 'driver', 'ending', 'expires', 'watch', 'logprobs', 'edited'}
   local fixed = #fields - 2
   for i = 1, #counts do fields[#fields + 1] = 'f' .. (i - 1) end
   local s = redis.call(unpack(fields))
   if not s[1] then return array({pack(missing(id)), array({}), NIL, pack(false), pack(0)}) end
-  -- Only who waits reads; others look. To a fifth of a second is exact enough, and saves most of the writing.
-  if waits and (not s[4] or now - s[4] > 200) then redis.call('HSET', key, 'read', now) end
   local orphaned = not s[2] and is_gone(s[1])
   local batches, is_new = {}, s[2] or orphaned
   for i, count in ipairs(counts) do
-    local batch, has_tokens = behind(id .. ':' .. (i - 1), i - 1, count, s[fixed + i], s[6], s[7])
+    local batch, has_tokens = behind(id .. ':' .. (i - 1), i - 1, count, s[fixed + i], s[5], s[6])
     batches[#batches + 1] = batch
     is_new = is_new or has_tokens
   end
   if waits and not is_new then
-    local watch = s[5] or ''
+    local watch = s[4] or ''
     if not string.find(watch, ARGV[1], 1, true) then redis.call('HSET', key, 'watch', watch .. ' ' .. ARGV[1]) end
   end
   return array({pack(1), array(batches), s[2] or NIL, pack(orphaned), pack(tonumber(s[3]))})
@@ -73,10 +71,4 @@ RECORD = """
 local kept = redis.call('HMGET', P .. 's:' .. ARGV[1], 'owner', 'record')
 if kept[1] then return kept end
 return {redis.call('GET', P .. 'd:' .. ARGV[1])}
-"""
-
-# ARGV: stream. Returns milliseconds.
-UNREAD = """
-local read = redis.call('HGET', P .. 's:' .. ARGV[1], 'read')
-return read and math.max(now - read, 0)
 """

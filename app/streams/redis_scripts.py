@@ -3,7 +3,7 @@
 Keys, behind the prefix:
 
     s:<stream>           hash: owner, record, prompt (tokens), driver, epoch, n, expires (ms), ending, and
-                         read (when it was last read, ms), watch (processes whose readers wait), idempotency, nonce,
+                         readers:<driver> (how many it has), watch (processes whose readers wait), idempotency, nonce,
                          continue, logprobs, edited, end (the letter of an order to end it), changes (how many were ordered;
                          each only where it applies), f<choice> (how the engine ended it)
     t:<stream>:<choice>  string: the token ids, 4 bytes each, so that its length says what is new in an append
@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 
 from app.streams.log import MAX_CHANGES
 from app.streams.memory_log import LogBounds
-from app.streams.redis_reads import PACKING, READ, RECORD, UNREAD
+from app.streams.redis_reads import PACKING, READ, RECORD
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Scripts:
         self.order = Script(head + _ORDER)
         self.read = Script(head + PACKING + READ)
         self.record = Script(head + RECORD)
-        self.unread = Script(head + UNREAD)
+        self.count_readers = Script(head + _COUNT_READERS)
 
 
 _BASE = """
@@ -170,7 +170,8 @@ local function forget(id)
 end
 """
 
-# ARGV: driver, process, stream, owner, record, choices, tokens of the prompt, of all at most, key's hash, digest, nonce, flags.
+# ARGV: driver, process, stream, owner, record, choices, tokens of the prompt, of all at most, key's hash, digest, nonce, flags,
+# readers.
 _CREATE = """
 local driver, process, id, owner = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local n, prompt, size, idempotency, digest = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9], ARGV[10]
@@ -210,7 +211,7 @@ if not make_room() then return {'full'} end
 renew(driver, process)
 local expires = now + MAX_AGE
 redis.call('HSET', key, 'owner', owner, 'record', ARGV[5], 'prompt', prompt, 'driver', driver, 'epoch', 1, 'n', n,
-  'expires', expires, 'nonce', ARGV[11])
+  'expires', expires, 'nonce', ARGV[11], 'readers:' .. driver, ARGV[13])
 for flag in string.gmatch(ARGV[12], '%a+') do redis.call('HSET', key, flag, 1) end
 redis.call('PEXPIREAT', key, expires)
 redis.call('SET', P .. 'd:' .. id, owner, 'PX', MAX_AGE + TOMBSTONE)
@@ -435,4 +436,21 @@ end
 order(s[1], letter .. change .. id)
 publish()
 return 1
+"""
+
+# ARGV: stream, driver whose readers they are, process, how many. Returns one more than the others have.
+_COUNT_READERS = """
+local driver = ARGV[2]
+local key = P .. 's:' .. ARGV[1]
+local s = redis.call('HMGET', key, 'n', 'ending')
+if not s[1] then return missing(ARGV[1]) end
+if s[2] then return 1 end
+renew(driver, ARGV[3])
+redis.call('HSET', key, 'readers:' .. driver, ARGV[4])
+local others = 0
+for _, field in ipairs(redis.call('HKEYS', key)) do
+  local other = string.match(field, '^readers:(.*)$')
+  if other and other ~= driver and not is_gone(other) then others = others + redis.call('HGET', key, field) end
+end
+return others + 1
 """

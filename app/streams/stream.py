@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from app.errors import GenerationFailed, ServiceError, TooManyReaders, draining
+from app.errors import GenerationFailed, ServiceError, draining
 from app.ports import Clock, Generation
 from app.schema.frames import ChoiceEnd, End, Error, ErrorDetail, FinishReason, Start, Timings, Usage
 from app.schema.tokens import Job, TokenBatch
@@ -29,8 +29,8 @@ class Stream:
     """The memory of one stream, and a `app.ports.TokenSink`.
 
     `choices` hold the tokens and the text. `window_tokens` is how far the foremost reader may fall behind before generation
-    pauses. `on_changed` is called when there are new tokens or the ending, `on_deserted` when the last reader has left before
-    the end. A stream that another process drives (`driven` false) gets its ending by `conclude` only.
+    pauses. `on_changed` is called when there are new tokens or the ending, `on_left` when a reader has left. A
+    stream that another process drives (`driven` false) gets its ending by `conclude` only.
     """
 
     def __init__(
@@ -41,9 +41,8 @@ class Stream:
         began_s: float,
         clock: Clock,
         window_tokens: int,
-        max_readers: int,
         on_changed: Callable[[Stream], None],
-        on_deserted: Callable[[Stream], None],
+        on_left: Callable[[Stream], None],
     ) -> None:
         request = record.request
         self.id = record.id
@@ -60,10 +59,12 @@ class Stream:
         self.shows_tokens = request.return_token_ids or request.sampling.logprobs is not None
         self._clock = clock
         self._window_tokens = window_tokens
-        self._max_readers = max_readers
         self._on_changed = on_changed
-        self._on_deserted = on_deserted
+        self._on_left = on_left
         self._readers: list[Reader] = []
+        # How many readers there ever were, how many the log counts here, and whether one of those has not come yet.
+        self.visits = self.counted_readers = 0
+        self.awaits_reader = False
         self._generation: Generation | None = None
         self.paused = False
         self._notifying = False
@@ -224,8 +225,9 @@ class Stream:
         return self._cut
 
     @property
-    def has_readers(self) -> bool:
-        return bool(self._readers)
+    def readers(self) -> int:
+        """How many there are."""
+        return len(self._readers)
 
     def reader(
         self, after: str | None = None, *, ahead_tokens: int = 0, window_tokens: int | None = None
@@ -233,12 +235,10 @@ class Stream:
         """A reader from the start, or from behind the cursor `after`, which may be up to `ahead_tokens` beyond the stream.
 
         With `window_tokens` (at least 1) it takes so many tokens beyond those that it was told are acknowledged, no more.
-        Raises `InvalidCursor`, `TooManyReaders` when the stream has as many as are allowed, and `Draining` after `cut`.
+        Raises `InvalidCursor`, and `Draining` after `cut`. How many there may be is for the `Audience` to say.
         """
         if self._cut and self.ending is None:
             raise draining()
-        if len(self._readers) >= self._max_readers:
-            raise TooManyReaders(f"The stream has {self._max_readers} readers already.", retry_after_s=1)
         positions = [0] * len(self.choices) if after is None else parse_cursor(after, len(self.choices))
         reader = Reader(
             self,
@@ -248,6 +248,7 @@ class Stream:
             window_tokens=window_tokens,
         )
         self._readers.append(reader)
+        self.visits += 1
         return reader
 
     def cut(self) -> None:
@@ -273,7 +274,7 @@ class Stream:
             self._notify()
         else:
             self.progressed()
-            self._on_deserted(self)
+        self._on_left(self)
 
     # Inside.
 

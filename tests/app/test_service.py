@@ -29,7 +29,7 @@ from tests.fakes.services import World, live, rest, text
 def test_a_stream_from_start_to_end() -> None:
     async def test(world: World) -> None:
         stream = await world.service.start(request("hello", seed=7))
-        reader = stream.reader()
+        reader = await world.service.read(stream)
         generation = world.generator.generations[0]
         assert generation.job.sampling.seed == 7
         assert generation.job.prompt == [104, 101, 108, 108, 111]
@@ -143,7 +143,7 @@ def test_a_caller_that_leaves_while_waiting_leaves_nothing_behind() -> None:
 def test_a_reader_that_leaves(policy: str, freed_at_once: bool) -> None:
     async def test(world: World) -> None:
         stream = await world.service.start(request(on_disconnect=policy))
-        with stream.reader() as reader:
+        with await world.service.read(stream) as reader:
             reader.take()
         await settle()
         assert world.free() == freed_at_once
@@ -161,7 +161,7 @@ def test_a_reader_that_leaves(policy: str, freed_at_once: bool) -> None:
 def test_a_reader_that_comes_back_within_its_grace() -> None:
     async def test(world: World) -> None:
         stream = await world.service.start(request(on_disconnect="grace"))
-        stream.reader().close()
+        (await world.service.read(stream)).close()
         await world.clock.advance(20)
         second = await world.service.resume(stream.id, "0")
         await world.clock.advance(20)
@@ -176,7 +176,7 @@ def test_a_reader_that_comes_back_within_its_grace() -> None:
 def test_a_reader_in_another_process_keeps_a_stream_alive() -> None:
     async def test(world: World) -> None:
         stream = await world.service.start(request(on_disconnect="cancel"))
-        here = stream.reader()
+        here = await world.service.read(stream)
         elsewhere = await world.second.service.resume(stream.id)
         here.close()
         for _ in range(10):
@@ -193,7 +193,7 @@ def test_a_reader_in_another_process_keeps_a_stream_alive() -> None:
 def test_a_generator_that_dies_is_replaced_and_the_text_goes_on() -> None:
     async def test(world: World) -> None:
         stream = await world.service.start(request(seed=3, n=2))
-        reader = stream.reader()
+        reader = await world.service.read(stream)
         first = world.generator.generations[0]
         first.say("abc", choice=0)
         first.say("xy", choice=1, finish="stop")
@@ -233,7 +233,7 @@ def test_a_poison_request_fails_alone_and_is_not_tried_again() -> None:
         stream = await world.service.start(request())
         world.generator.generations[0].say("abc")
         world.generator.generations[0].say("", finish="error")
-        frames = stream.reader().take()
+        frames = (await world.service.read(stream)).take()
         assert [type(frame) for frame in frames] == [Start, Delta, Error]
         assert isinstance(frames[-1], Error)
         assert (frames[-1].cursor, frames[-1].error.code) == ("3", "generation_failed")
@@ -246,7 +246,7 @@ def test_a_poison_request_fails_alone_and_is_not_tried_again() -> None:
 def test_a_stream_that_takes_too_long_times_out() -> None:
     async def test(world: World) -> None:
         stream = await world.service.start(request(timeout_s=0.001))
-        frames: list[Frame] = [frame async for frame in stream.reader().frames()]
+        frames: list[Frame] = [frame async for frame in (await world.service.read(stream)).frames()]
         assert isinstance(frames[-1], Error) and frames[-1].error.code == "timeout"
 
     live(test)
@@ -255,7 +255,7 @@ def test_a_stream_that_takes_too_long_times_out() -> None:
 def test_closing_the_service_cuts_its_readers_and_another_process_goes_on() -> None:
     async def test(world: World) -> None:
         stream = await world.service.start(request(on_disconnect="cancel"))
-        here = asyncio.ensure_future(rest(stream.reader()))
+        here = asyncio.ensure_future(rest(await world.service.read(stream)))
         elsewhere = asyncio.ensure_future(rest(await world.second.service.resume(stream.id)))
         world.generator.generations[0].say("abc")
         await settle()
@@ -287,7 +287,7 @@ def test_a_service_that_is_closed_refuses() -> None:
             with pytest.raises(Draining):
                 await call
         with pytest.raises(Draining):
-            stream.reader()
+            (await world.service.read(stream))
 
     live(test)
 
@@ -308,7 +308,7 @@ def test_a_reader_of_another_processs_stream_is_cut_when_its_own_closes() -> Non
 def test_a_reader_that_has_its_end_is_not_cut() -> None:
     async def test(world: World) -> None:
         stream = await world.service.start(request())
-        reader = stream.reader()
+        reader = await world.service.read(stream)
         world.generator.generations[0].say("abc", finish="length")
         await world.service.close()
         assert not reader.cut and isinstance(reader.take()[-1], End)
@@ -339,7 +339,7 @@ def test_a_caller_that_leaves_while_the_log_is_told_leaves_a_stream_without_a_re
         assert world.free() == (policy == "cancel")
         again = await world.second.service.start(asked, "ann", key)
         world.generator.generations[0].say("abc", finish="length")
-        frames = await rest(again.reader())
+        frames = await rest(await world.second.service.read(again))
         assert text(frames) == ("" if policy == "cancel" else "abc") and isinstance(frames[-1], End)
 
     live(test)

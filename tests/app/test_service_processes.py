@@ -116,7 +116,7 @@ def test_when_the_driving_process_dies_another_goes_on_with_the_same_text(unlogg
 def test_a_stream_that_goes_on_without_a_reader_is_finished_by_another_process() -> None:
     async def test(world: World) -> None:
         stream = await world.service.start(request(on_disconnect="continue"))
-        stream.reader().close()
+        (await world.service.read(stream)).close()
         world.generator.generations[0].say("abc")
         await settle()
         await world.first.die()
@@ -131,7 +131,7 @@ def test_a_stream_that_goes_on_without_a_reader_is_finished_by_another_process()
 def test_a_driver_that_lost_its_lease_stops_and_its_readers_follow() -> None:
     async def test(world: World) -> None:
         stream = await world.service.start(request())
-        reader = asyncio.ensure_future(rest(stream.reader()))
+        reader = asyncio.ensure_future(rest(await world.service.read(stream)))
         world.generator.generations[0].say("abc")
         await settle()
         assert await world.log.take(stream.id, "i2") is None

@@ -37,7 +37,7 @@ def by(world: World, which: str) -> Ingress:
 def test_stopping_is_an_ending_of_its_own(which: str) -> None:
     async def test(world: World) -> None:
         stream = await world.service.start(request())
-        reading = asyncio.ensure_future(rest(stream.reader()))
+        reading = asyncio.ensure_future(rest(await world.service.read(stream)))
         world.generator.generations[0].say("ab")
         await settle()
         stopping = asyncio.ensure_future(by(world, which).service.stop(stream.id))
@@ -59,7 +59,7 @@ def test_stop_strings_added_in_mid_inference(which: str) -> None:
         stream = await world.service.start(request(stop=("!",)))
         generation = world.generator.generations[0]
         generation.say("one END ")
-        here = asyncio.ensure_future(rest(stream.reader()))
+        here = asyncio.ensure_future(rest(await world.service.read(stream)))
         elsewhere = asyncio.ensure_future(rest(await world.second.service.resume(stream.id)))
         await settle()
         service = by(world, which).service
@@ -83,7 +83,7 @@ def test_text_put_in_is_seen_by_every_reader_and_survives_a_generator(which: str
         stream = await world.service.start(request(n=2))
         first = world.generator.generations[0]
         first.say("ab")
-        here = asyncio.ensure_future(rest(stream.reader()))
+        here = asyncio.ensure_future(rest(await world.service.read(stream)))
         elsewhere = asyncio.ensure_future(rest(await world.second.service.resume(stream.id)))
         await settle()
         await by(world, which).service.steer(stream.id, "XYZ")
@@ -145,7 +145,7 @@ def test_a_driver_that_lost_its_lease_shows_nothing_that_it_changed_alone() -> N
     async def test(world: World) -> None:
         stream = await world.service.start(request())
         generation = world.generator.generations[0]
-        reader = stream.reader()
+        reader = await world.service.read(stream)
         generation.say("ab")
         await world.clock.advance(0.1)
         append = world.log.append

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
@@ -387,16 +386,48 @@ class StreamLogContract:
 
         self.live(test)
 
-    def test_it_knows_when_a_stream_was_last_read(self) -> None:
+    def test_it_counts_the_readers_that_other_processes_have(self) -> None:
         async def test(world: LogWorld) -> None:
-            await world.log.create(record("st_a"), "d1")
-            assert await world.log.unread_s("st_a") == math.inf
-            await world.log.read("st_a", [0])
-            assert await world.log.unread_s("st_a") == math.inf, "who only looks is no reader"
-            following = asyncio.ensure_future(world.log.read("st_a", [0], 0.05))
-            await world.pass_time(0.5)
-            await following
-            assert 0.4 < await world.log.unread_s("st_a") < 5
-            assert await world.log.unread_s("st_x") == math.inf
+            log = world.log
+            await log.create(record("st_a"), "d1")
+            await log.create(record("st_b", detach=True), "d1")
+            assert await log.count_readers("st_a", "d2", 2) == 1, "the one that began it has a reader"
+            assert await log.count_readers("st_b", "d2", 5) == 0, "unless it was detached"
+            assert await log.count_readers("st_a", "d1", 4) == 2
+            assert await log.count_readers("st_a", "d3", 1) == 6
+            assert await log.count_readers("st_a", "d2", 0) == 5
+            assert await log.count_readers("st_a", "d3", 1) == 4
+            for stream in ("st_x", "x"):
+                with pytest.raises(StreamNotFound):
+                    await log.count_readers(stream, "d1", 1)
+
+        self.live(test)
+
+    def test_the_readers_of_a_process_that_is_gone_do_not_count(self) -> None:
+        async def test(world: LogWorld) -> None:
+            log = world.log
+            await log.create(record("st_a"), "d1")
+            await log.count_readers("st_a", "d2", 3)
+            await world.pass_time(LEASE_S * 0.75)
+            assert await log.count_readers("st_a", "d2", 3) == 1, "which is a sign of life"
+            await world.pass_time(LEASE_S * 0.75)
+            assert await log.count_readers("st_a", "d3", 1) == 3
+            await world.pass_time(LEASE_S * 1.5)
+            assert await log.count_readers("st_a", "d4", 1) == 0
+            assert await log.take("st_a", "d4") == 2
+            assert await log.count_readers("st_a", "d5", 1) == 1
+
+        self.live(test)
+
+    def test_the_readers_of_a_stream_that_has_ended_do_not_count(self) -> None:
+        async def test(world: LogWorld) -> None:
+            log = world.log
+            await log.create(record("st_a"), "d1")
+            await log.count_readers("st_a", "d2", 3)
+            await log.append("d1", [Append("st_a", 1, [], ENDING)])
+            assert await log.count_readers("st_a", "d3", 1) == 0
+            await world.pass_time(RETENTION_S * 1.25)
+            with pytest.raises(StreamExpired):
+                await log.count_readers("st_a", "d3", 1)
 
         self.live(test)

@@ -24,8 +24,8 @@ from tests.integration.scenario import LONG, alone, live, mixed, reached, read_a
 from tests.integration.sse_client import Reading, get, post
 
 RETENTION_S, GRACE_S, MAX_READERS = 5.0, 1.0, 3
-# A stream is not missed before it has been unread for two seconds, and is looked after four times a second.
-NOTICED_S = 2.5
+# Who reads elsewhere is asked for four times a second.
+NOTICED_S = 0.5
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_a_stream_ends_with_its_time(brief: Cluster) -> None:
     live(brief, test)
 
 
-def test_a_stream_has_so_many_readers_in_each_process_and_no_more(brief: Cluster) -> None:
+def test_a_stream_has_so_many_readers_in_both_processes_together(brief: Cluster) -> None:
     async def test(client: httpx.AsyncClient) -> None:
         fields = {**LONG, "max_tokens": 1000, "detach": True}
         path = f"/v1/streams/{(await client.post('/v1/streams', json=fields)).json()['stream']}/events"
@@ -146,7 +146,7 @@ def test_a_stream_has_so_many_readers_in_each_process_and_no_more(brief: Cluster
             async with AsyncExitStack() as first:
                 statuses = [await join(first)]
                 statuses += [await join(readers) for _ in range(4 * MAX_READERS)]
-                assert (statuses.count(200), set(statuses)) == (2 * MAX_READERS, {200, 429})
+                assert (statuses.count(200), set(statuses)) == (MAX_READERS, {200, 429})
             await asyncio.sleep(0.5)
             later = [await join(readers) for _ in range(4)]
             assert later.count(200) == 1

@@ -23,7 +23,7 @@ CALLS: dict[str, Callable[[RedisStreamLog], Awaitable[object]]] = {
     "record": lambda log: log.record("st_a"),
     "read": lambda log: log.read("st_a", [0], 5.0),
     "take": lambda log: log.take("st_a", "d1"),
-    "unread_s": lambda log: log.unread_s("st_a"),
+    "count_readers": lambda log: log.count_readers("st_a", "d1", 1),
     "order": lambda log: log.order(Order("cancel", "st_a")),
 }
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import InvalidCursor, TooManyReaders
+from app.errors import InvalidCursor
 from app.schema.frames import Delta, End, Frame
 from app.schema.requests import GenerationRequest
 from app.schema.tokens import TokenBatch, TokenLogprob
@@ -26,7 +26,11 @@ from tests.fakes.requests import request
 LETTERS = letters()
 
 
-def stream_of(asked: GenerationRequest, window_tokens: int = 8) -> Stream:
+def stream_of(
+    asked: GenerationRequest,
+    window_tokens: int = 8,
+    on_left: Callable[[Stream], None] = lambda stream: None,
+) -> Stream:
     write_logprobs = LogprobWriter(LETTERS).write_all
     stream = Stream(
         StreamRecord(
@@ -44,9 +48,8 @@ def stream_of(asked: GenerationRequest, window_tokens: int = 8) -> Stream:
         began_s=0.0,
         clock=FakeClock(),
         window_tokens=window_tokens,
-        max_readers=8,
         on_changed=lambda stream: None,
-        on_deserted=lambda stream: None,
+        on_left=on_left,
     )
     stream.drive()
     return stream
@@ -239,18 +242,6 @@ def test_cancelling_is_an_ending_and_idempotent() -> None:
     live(test)
 
 
-def test_at_most_so_many_readers() -> None:
-    def test() -> None:
-        stream = stream_of(request())
-        readers = [stream.reader() for _ in range(8)]
-        with pytest.raises(TooManyReaders):
-            stream.reader()
-        readers[3].close()
-        stream.reader()
-
-    live(test)
-
-
 def test_tokens_and_logprobs_only_when_asked_for() -> None:
     def test() -> None:
         stream = stream_of(request(return_token_ids=True, logprobs=1))
@@ -368,6 +359,6 @@ def test_frames_in_pull_style_end_with_the_stream_and_close_the_reader() -> None
         feed(stream, "c", 2, finish="length")
         frames = await reading
         assert deltas(frames) == [("2", 0, "ab", 2), ("3", 0, "c", 1)]
-        assert isinstance(frames[-1], End) and not stream.has_readers
+        assert isinstance(frames[-1], End) and not stream.readers
 
     asyncio.run(main())

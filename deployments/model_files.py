@@ -72,11 +72,13 @@ def describe(settings: ModelSettings, tokenizer: TokenizersBackend) -> ModelCard
 
 
 def printable_token_ids(tokenizer: tokenizers.Tokenizer) -> list[int]:
-    """The ids that stand for visible text by themselves; every id when there is none such."""
+    """The ids that stand for visible text by themselves, not for a part of a character; every id when there is none such."""
     ids = range(tokenizer.get_vocab_size())
     texts = tokenizer.decode_batch([[token_id] for token_id in ids], skip_special_tokens=True)
     return [
-        token_id for token_id, text in zip(ids, texts, strict=True) if text.strip() and text.isprintable()
+        token_id
+        for token_id, text in zip(ids, texts, strict=True)
+        if text.strip() and text.isprintable() and "\ufffd" not in text
     ] or list(ids)
 
 

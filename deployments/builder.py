@@ -19,7 +19,7 @@ from deployments.tokenizer import Tokenizer
 ROUTER = {"request_router_class": "deployments.router.ReplicaRouter"}
 BACKPRESSURE = {"status_code": 503, "retry_after_s": 1}
 CALLS_BESIDE_JOBS = 64
-"""Calls that a generator replica takes besides its jobs: a channel and a control of each ingress process, and refusals."""
+"""Calls that a generator replica takes besides its jobs: those that it refuses, and those that ask where it can be reached."""
 UTILISATION = 0.7
 """Share of a generator's places in the batch that is in use when Serve's autoscaling is content."""
 INGRESS_ONGOING = 4096
@@ -97,20 +97,19 @@ def _generator(model: ModelSettings, label: str, args: Settings) -> Application:
         graceful_shutdown_timeout_s=args.limits.request_timeout_s + DRAIN_MARGIN_S,
         logging_config=QUIET,
         ray_actor_options=_actor_options(model),
-        **_scale(model, args),
+        **_scale(model),
     )(Generator)
     return deployment.bind(model, args.streams.stall_timeout_s)
 
 
-def _scale(model: ModelSettings, args: Settings) -> dict[str, Any]:
+def _scale(model: ModelSettings) -> dict[str, Any]:
     if model.min_replicas == model.max_replicas:
         return {"num_replicas": model.min_replicas}
-    target = UTILISATION * model.max_running_sequences + args.ingress.replicas  # channels count as requests
     return {
         "autoscaling_config": {
             "min_replicas": model.min_replicas,
             "max_replicas": model.max_replicas,
-            "target_ongoing_requests": target,
+            "target_ongoing_requests": UTILISATION * model.max_running_sequences,
         }
     }
 

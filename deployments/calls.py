@@ -1,4 +1,6 @@
-"""Calls to the generator replicas: what the ingress's side of the channel needs of them, and how Serve's handles do it.
+"""Calls to the generator replicas: what the ingress needs of them, and how Serve's handles and links do it.
+
+Serve finds a replica for a job and counts it; what goes to a replica whose name is known goes over a link.
 
 Every call is made outside of Serve's request context. A call that Serve knows as the child of a request is cancelled with that
 request, whereas streams and channels outlive the connection that needed them first.
@@ -13,6 +15,8 @@ from typing import Any, Protocol
 
 from ray.serve._private.constants import RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP, RAY_SERVE_USE_GRPC_BY_DEFAULT
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+
+from deployments.channel import OpenChannel, encode
 
 
 class Call(Protocol):
@@ -33,7 +37,10 @@ class GeneratorCalls(Protocol):
         ...
 
     def channel(self, replica: str, ingress: str, after: int) -> Call:
-        """Opens the channel of `ingress` to `replica`, which sends `ChannelMessage`s beyond number `after`."""
+        """Opens the channel of `ingress` to `replica`, which sends `ChannelMessage`s beyond number `after`.
+
+        Raises, at once or from the call, `ReplicaGone` and whatever says that the replica can't be reached now.
+        """
         ...
 
     async def control(self, replica: str, control: bytes) -> None:
@@ -58,24 +65,35 @@ def serve_options() -> dict[str, Any]:
     }
 
 
-class ServeGeneratorCalls:
-    """`GeneratorCalls` over a deployment handle. Bytes are sent as they are where Serve lets us (gRPC)."""
+class Connection(Protocol):
+    """What is needed of `deployments.link_connection.LinkConnection`."""
 
-    def __init__(self, handle: DeploymentHandle[Any]) -> None:
-        options = serve_options()
-        self._generate = handle.options(method_name="generate", stream=True, **options)
-        as_they_are = {**options, "response_serialization": "noop"}
-        self._channel = handle.options(method_name="channel", stream=True, **as_they_are)
-        self._control = handle.options(method_name="control", **options)
+    async def call(self, request: bytes) -> bytes: ...
+
+    def follow(self, request: bytes) -> Call: ...
+
+
+class Links(Protocol):
+    """What is needed of `deployments.link_client.LinkClient`."""
+
+    def to(self, replica: str) -> Connection: ...
+
+
+class ServeGeneratorCalls:
+    """`GeneratorCalls` over a deployment handle and the links to its replicas."""
+
+    def __init__(self, handle: DeploymentHandle[Any], links: Links) -> None:
+        self._generate = handle.options(method_name="generate", stream=True, **serve_options())
+        self._links = links
 
     def generate(self, job: bytes) -> Call:
         return _ServeCall(_streaming(self._generate.remote(job)))
 
     def channel(self, replica: str, ingress: str, after: int) -> Call:
-        return _ServeCall(_streaming(self._channel.options(session_id=replica).remote(ingress, after)))
+        return self._links.to(replica).follow(encode(OpenChannel(ingress, after)))
 
     async def control(self, replica: str, control: bytes) -> None:
-        await self._control.options(session_id=replica).remote(control)
+        await self._links.to(replica).call(control)
 
 
 def _streaming(response: object) -> DeploymentResponseGenerator[bytes]:

@@ -1,4 +1,4 @@
-"""What travels between an ingress and a generator replica: the messages of the channel, and the first item of a `generate` call.
+"""What travels between an ingress and a generator replica: the channel, controls, and the first item of a `generate` call.
 
 A channel message carries everything that a generator made for one ingress since the message before it. Messages with content
 are numbered from 1; a message without content is a beat and repeats the number of the last one. So a receiver sees what it
@@ -23,6 +23,13 @@ class ChannelMessage(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     number: int
     batches: list[TokenBatch]
+
+
+class OpenChannel(msgspec.Struct, frozen=True, array_like=True):
+    """Asks for the messages to `ingress` beyond number `after`."""
+
+    ingress: str
+    after: int
 
 
 class Accepted(msgspec.Struct, frozen=True, array_like=True, tag="accepted"):
@@ -50,6 +57,7 @@ class Control(msgspec.Struct, frozen=True, array_like=True):
 
 
 encode = msgspec.msgpack.Encoder().encode
+decode_open_channel = msgspec.msgpack.Decoder(OpenChannel).decode
 decode_message = msgspec.msgpack.Decoder(ChannelMessage).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
 decode_control = msgspec.msgpack.Decoder(Control).decode

@@ -58,7 +58,7 @@ class ChannelClient:
         """To be called when the directory has changed: a broken channel to a replica that is gone is given up."""
         self._changed.set()
         if not self._open and self._call is not None and self.replica not in self._directory.replicas:
-            self._call.cancel()  # with no replica left at all, Serve would let it wait for the next one
+            self._call.cancel()  # it may be one of those that never say anything any more
 
     def close(self) -> None:
         """Closes the channel. Nothing is dispatched and nothing is lost after that. Idempotent."""
@@ -90,8 +90,8 @@ class ChannelClient:
     async def _attend(self) -> None:
         """Opens the channel and follows it until it breaks."""
         self._open = False
-        call = self._call = self._calls.channel(self.replica, self._ingress, self._number)
         try:
+            call = self._call = self._calls.channel(self.replica, self._ingress, self._number)
             async for message in call:
                 self._receive(message)
         except asyncio.CancelledError:
@@ -101,7 +101,8 @@ class ChannelClient:
         except Exception as error:
             logger.info("The channel to %s broke: %s", self.replica, type(error).__name__)
         finally:
-            call.cancel()
+            if self._call is not None:
+                self._call.cancel()
 
     def _receive(self, data: bytes) -> None:
         message = decode_message(data)

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 import msgspec
+import ray
 from ray import serve
 
 from app.settings import ModelSettings
@@ -14,6 +15,7 @@ from deployments.engine.config import EngineConfig
 from deployments.engine.loop import EngineLoop
 from deployments.engine.simulated import SimulatedEngine
 from deployments.generator_server import GeneratorServer
+from deployments.link import encode_address
 from deployments.model_files import load_tokenizer, model_path, printable_token_ids
 
 if TYPE_CHECKING:
@@ -47,6 +49,10 @@ class Generator(GeneratorServer):
         self._engine_loop = EngineLoop(build_engine(settings), self.deliver, stall_timeout_s=stall_timeout_s)
         self._engine_loop.start()
         self.serve(self._engine_loop)
+
+    async def link_address(self) -> bytes:
+        """The encoded `LinkAddress` on which channels are opened and controls sent."""
+        return encode_address(await self.link.listen(ray.util.get_node_ip_address()))
 
     async def statistics(self) -> dict[str, int]:
         """The engine's statistics, the open `generate` calls as `jobs`, and the process id."""

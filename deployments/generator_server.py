@@ -6,16 +6,20 @@ Knows the engine loop and nothing of Ray; `deployments.generator` puts it behind
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Protocol
 
 import msgspec
 
 from app.errors import ServiceError
 from app.schema.tokens import Job, Steering, TokenBatch
-from deployments.channel import Accepted, decode_control, encode
+from deployments.channel import Accepted, decode_control, decode_open_channel, encode
 from deployments.channel_server import ChannelServer
+from deployments.link_server import LinkServer
 from deployments.refusal import refusal
+
+MAX_CALLS = 1024
+"""Calls on links that are done at once: a channel and a control of each ingress process."""
 
 _decode_job = msgspec.msgpack.Decoder(Job).decode
 
@@ -35,11 +39,12 @@ class JobLoop(Protocol):
 class GeneratorServer:
     """One replica's service, under the name `replica`. Lives on the event loop on which it is made; to be closed.
 
-    The engine loop delivers to `deliver` and is then handed over with `serve`.
+    The engine loop delivers to `deliver` and is then handed over with `serve`. `link` is for channels and controls.
     """
 
     def __init__(self, replica: str) -> None:
         self.replica = replica
+        self.link = LinkServer(self.control, max_calls=MAX_CALLS, feeder=self._feed)
         self._loop: JobLoop | None = None
         self._channels = ChannelServer(lambda: self.healthy)
         self._beat = asyncio.get_running_loop().create_task(self._channels.beat())
@@ -76,7 +81,7 @@ class GeneratorServer:
             self._loop.abort(decoded.ingress, decoded.key)
             self._channels.forget(decoded)
 
-    async def channel(self, ingress: str, after: int) -> AsyncIterator[bytes]:
+    async def channel(self, ingress: str, after: int) -> AsyncGenerator[bytes, None]:
         """Yields the encoded `ChannelMessage`s for `ingress` beyond number `after`. Ends when it opens another channel."""
         reader = self._channels.attach(ingress, after)
         try:
@@ -85,8 +90,8 @@ class GeneratorServer:
         finally:
             reader.close()
 
-    async def control(self, control: bytes) -> None:
-        """Applies an encoded `Control`."""
+    async def control(self, control: bytes) -> bytes:
+        """Applies an encoded `Control`. The answer has no content."""
         assert self._loop is not None
         decoded = decode_control(control)
         for operation in decoded.operations:
@@ -96,8 +101,14 @@ class GeneratorServer:
                 self._loop.pause(decoded.ingress, operation.key)
             else:
                 self._loop.resume(decoded.ingress, operation.key)
+        return b""
+
+    def _feed(self, request: bytes) -> AsyncGenerator[bytes, None]:
+        wanted = decode_open_channel(request)
+        return self.channel(wanted.ingress, wanted.after)
 
     async def close(self) -> None:
-        """Stops the beats."""
+        """Breaks the links and stops the beats."""
+        await self.link.close()
         self._beat.cancel()
         await asyncio.gather(self._beat, return_exceptions=True)

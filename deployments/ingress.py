@@ -59,8 +59,8 @@ class Ingress:
     ) -> None:
         self._settings = settings
         self._name = f"{serve.get_replica_context().replica_id.unique_id}-{secrets.token_hex(4)}"
-        self._generators = {name: self._generator_client(name, handle) for name, handle in generators.items()}
         self._links: list[LinkClient] = []
+        self._generators = {name: self._generator_client(name, handle) for name, handle in generators.items()}
         models = {
             model.name: Model(model, self._tokenizer(tokenizers[model.name]), self._generators[model.name])
             for model in settings.models
@@ -75,10 +75,10 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Serve, once, on the event loop that will serve. Channels and links open from here on."""
-        for generator in self._generators.values():
-            generator.start()
         for link in self._links:
             link.start()
+        for generator in self._generators.values():
+            generator.start()
         loop = asyncio.get_running_loop()
         self._loading = loop.create_task(self._load())
         self._running = loop.create_task(self._service.run())
@@ -199,7 +199,7 @@ class Ingress:
     def _generator_client(self, name: str, handle: DeploymentHandle[Any]) -> GeneratorClient:
         model = next(model for model in self._settings.models if model.name == name)
         return GeneratorClient(
-            ServeGeneratorCalls(handle),
+            ServeGeneratorCalls(handle, self._link(handle)),
             directory_of(handle.app_name, handle.deployment_name),
             ingress=self._name,
             sequences_per_replica=model.sequences_per_replica,

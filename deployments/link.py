@@ -1,8 +1,9 @@
 """A link: one connection between two of our own processes, on which calls that need nothing of Serve's travel.
 
 Serve finds the processes and tells where they listen. A call through Serve takes about a millisecond of processor time on
-each side, a call on a link 5 to 40 microseconds. What travels is frames: a header of fixed length, then bytes that the link
-does not look into. What is sent within one turn of the event loop goes out in one write.
+each side, a call on a link 5 to 40 microseconds. A call has one answer, or many that come one by one: then it is a feed. What
+travels is frames: a header of fixed length, then bytes that the link does not look into. What is sent within one turn of the
+event loop goes out in one write.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 MAX_HELLO_BYTES = 256
 
 # Frames of the caller. A connection begins with a `HELLO`, which carries the secret.
-HELLO, CALL, CANCEL = 1, 2, 3
-# Frames of the process that is called. It answers a `HELLO` with `WELCOME`, and a call with one of the others.
-WELCOME, ANSWER, BUSY, FAILED = 4, 5, 6, 7
+HELLO, CALL, FOLLOW, CANCEL = 1, 2, 3, 4
+# Frames of the process that is called. It answers a `HELLO` with `WELCOME`, and a call with one of the last three, before which
+# a `FOLLOW` gets any number of `ITEM`s.
+WELCOME, ITEM, ANSWER, BUSY, FAILED = 5, 6, 7, 8, 9
 
 _HEADER = struct.Struct(">IBQ")
 """Length of what follows, kind, number of the call."""

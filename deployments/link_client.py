@@ -10,9 +10,9 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 
 from deployments.calls import detached, serve_options
-from deployments.link import LinkAddress, decode_address
+from deployments.link import LinkAddress, LinkBroken, decode_address
 from deployments.link_connection import LinkConnection, connect
-from deployments.replica_directory import ReplicaDirectory, directory_of
+from deployments.replica_directory import ReplicaDirectory, ReplicaGone, directory_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,9 @@ class LinkClient:
         self._find = find
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        # Of the replicas that are listed, and of those that were when we connected.
         self._connections: dict[str, LinkConnection] = {}
+        self._open: dict[str, LinkConnection] = {}
         self._connected = asyncio.Event()
 
     async def call(self, request: bytes, timeout_s: float) -> bytes:
@@ -59,6 +61,18 @@ class LinkClient:
             if connection is not None and connection.heard_s <= began_s:
                 connection.abort()  # nothing at all has come: it is dead
             raise
+
+    def to(self, replica: str) -> LinkConnection:
+        """The connection to one replica, which may have left Serve's list while something of ours is under way there.
+
+        Raises `LinkBroken` while there is none, and `ReplicaGone` when there will be none.
+        """
+        connection = self._open.get(replica)
+        if connection is not None:
+            return connection
+        if replica in self._directory.replicas:
+            raise LinkBroken(f"{replica} is not connected")
+        raise ReplicaGone(replica)
 
     def start(self) -> None:
         """Connects to the replicas that are listed, and to others as they come. Returns at once."""
@@ -106,14 +120,19 @@ class LinkClient:
         """Connects, and returns when the connection has broken. Cancelled, it lets the calls under way end."""
         async with asyncio.timeout(OPEN_TIMEOUT_S):
             connection = await connect(await self._find(replica))
-        connection.on_lost = lambda: self._forget(replica)
-        self._connections[replica] = connection
+        connection.on_lost = lambda: self._lost(replica, connection)
+        self._connections[replica] = self._open[replica] = connection
         self._connected.set()
         try:
             await asyncio.shield(connection.lost)
         finally:
             self._forget(replica)
             connection.close()
+
+    def _lost(self, replica: str, connection: LinkConnection) -> None:
+        if self._open.get(replica) is connection:
+            del self._open[replica]
+            self._forget(replica)
 
     def _forget(self, replica: str) -> None:
         self._connections.pop(replica, None)

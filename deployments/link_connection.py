@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import Callable
-from typing import cast
+from typing import Self, cast
 
 from deployments.link import (
     ANSWER,
@@ -13,7 +14,9 @@ from deployments.link import (
     CALL,
     CANCEL,
     FAILED,
+    FOLLOW,
     HELLO,
+    ITEM,
     MAX_FRAME_BYTES,
     WELCOME,
     FrameReader,
@@ -52,6 +55,7 @@ class LinkConnection(asyncio.Protocol):
         self._welcome: asyncio.Future[bytes] = self._loop.create_future()
         self._frames = FrameReader(MAX_FRAME_BYTES)
         self._calls: dict[int, asyncio.Future[bytes]] = {0: self._welcome}
+        self._feeds: dict[int, LinkFeed] = {}
         self._numbers = itertools.count(1)
         self._closing = False
 
@@ -67,22 +71,24 @@ class LinkConnection(asyncio.Protocol):
 
     async def call(self, request: bytes) -> bytes:
         """See `deployments.link.Link.call`, without the timeout."""
-        if self.lost.done():
-            raise LinkBroken("the connection is gone")
-        if len(self._calls) >= MAX_CALLS:
-            raise LinkBusy
-        if len(request) > MAX_FRAME_BYTES:
-            raise ValueError(f"a request of {len(request)} bytes")
-        number = next(self._numbers)
-        answer: asyncio.Future[bytes] = self._loop.create_future()
-        self._calls[number] = answer
-        self._writer.send(CALL, number, request)
+        number, answer = self._begin(CALL, request)
         try:
             return await answer
         finally:
-            if self._calls.pop(number, None) is not None:
-                self._writer.send(CANCEL, number)
-            self._abort_if_done()
+            self.leave(number)
+
+    def follow(self, request: bytes) -> LinkFeed:
+        """A feed: the answers to `request` one by one. Raises as `call` does."""
+        number, ended = self._begin(FOLLOW, request)
+        feed = self._feeds[number] = LinkFeed(self, number, ended)
+        return feed
+
+    def leave(self, number: int) -> None:
+        """Ends a call: its answers are not wanted any more. Harmless after its end."""
+        self._feeds.pop(number, None)
+        if self._calls.pop(number, None) is not None:
+            self._writer.send(CANCEL, number)
+        self._abort_if_done()
 
     def close(self) -> None:
         """Breaks the connection as soon as no call is under way. Idempotent."""
@@ -119,7 +125,24 @@ class LinkConnection(asyncio.Protocol):
         if self._closing and not self._calls:
             self.abort()
 
+    def _begin(self, kind: int, request: bytes) -> tuple[int, asyncio.Future[bytes]]:
+        """Sends a request; its number, and the future of its one or last answer."""
+        if self.lost.done():
+            raise LinkBroken("the connection is gone")
+        if len(self._calls) >= MAX_CALLS:
+            raise LinkBusy
+        if len(request) > MAX_FRAME_BYTES:
+            raise ValueError(f"a request of {len(request)} bytes")
+        number = next(self._numbers)
+        answer = self._calls[number] = self._loop.create_future()
+        self._writer.send(kind, number, request)
+        return number, answer
+
     def _receive(self, kind: int, number: int, content: bytes) -> None:
+        if kind == ITEM:
+            if number in self._feeds:
+                self._feeds[number].put(content)
+            return
         answer = self._calls.pop(number, None)
         if answer is None or answer.done():
             return  # it came too late
@@ -131,3 +154,53 @@ class LinkConnection(asyncio.Protocol):
             answer.set_exception(LinkFailed())
         else:
             raise LinkBroken(f"an unexpected frame of kind {kind}")
+        if self._feeds.pop(number, None) is not None:
+            self._abort_if_done()
+
+
+class LinkFeed:
+    """The answers to one request, as they come. Iterating raises what a call raises, when that is its end.
+
+    Implements `deployments.calls.Call`: it goes on until the answers end or until it is cancelled.
+    """
+
+    def __init__(self, connection: LinkConnection, number: int, ended: asyncio.Future[bytes]) -> None:
+        self._connection = connection
+        self._number = number
+        self._ended = ended
+        self._items: deque[bytes] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._began_s = connection.heard_s
+        ended.add_done_callback(lambda _: self._wake())
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._items:
+            if self._ended.done():
+                self._ended.result()
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self._items.popleft()
+
+    def put(self, item: bytes) -> None:
+        self._items.append(item)
+        self._wake()
+
+    def cancel(self) -> None:
+        """Ends the feed on both sides; who waits in it gets `CancelledError`. Idempotent; harmless after the end.
+
+        A connection on which nothing was heard since it began is taken for dead, and broken.
+        """
+        if self._ended.done():
+            return
+        self._ended.cancel()
+        self._connection.leave(self._number)
+        if self._connection.heard_s <= self._began_s:
+            self._connection.abort()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

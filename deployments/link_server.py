@@ -10,7 +10,8 @@ import contextvars
 import hmac
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import cast
 
 from deployments.link import (
@@ -19,7 +20,9 @@ from deployments.link import (
     CALL,
     CANCEL,
     FAILED,
+    FOLLOW,
     HELLO,
+    ITEM,
     MAX_FRAME_BYTES,
     MAX_HELLO_BYTES,
     WELCOME,
@@ -37,13 +40,15 @@ MAX_STRANGERS = 64
 """Connections that have not said the secret yet."""
 
 Handler = Callable[[bytes], Awaitable[bytes]]
+Feeder = Callable[[bytes], AsyncGenerator[bytes, None]]
 
 
 class LinkServer:
-    """Does calls with `handler`, at most `max_calls` at a time. Lives on one event loop; to be closed."""
+    """Does calls with `handler` and feeds with `feeder`, at most `max_calls` at a time. Lives on one event loop; to be closed."""
 
-    def __init__(self, handler: Handler, *, max_calls: int) -> None:
+    def __init__(self, handler: Handler, *, max_calls: int, feeder: Feeder | None = None) -> None:
         self.handler = handler
+        self.feeder = feeder
         self.max_calls = max_calls
         self.calls = 0
         self.connections: set[_Connection] = set()
@@ -83,6 +88,8 @@ class _Connection(asyncio.Protocol):
         self._frames = FrameReader(MAX_HELLO_BYTES)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._loop = asyncio.get_running_loop()
+        self._has_room = asyncio.Event()
+        self._has_room.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -107,11 +114,13 @@ class _Connection(asyncio.Protocol):
             self.abort()
 
     def pause_writing(self) -> None:
-        """Who does not take answers may not ask on."""
+        """Who does not take answers may not ask on, and is fed no more."""
+        self._has_room.clear()
         if not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self._has_room.set()
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
@@ -121,8 +130,8 @@ class _Connection(asyncio.Protocol):
     def _receive(self, kind: int, number: int, content: bytes) -> None:
         if not self.trusted:
             self._introduce(kind, content)
-        elif kind == CALL:
-            self._begin(number, content)
+        elif kind == CALL or (kind == FOLLOW and self._server.feeder is not None):
+            self._begin(kind, number, content)
         elif kind == CANCEL:
             if number in self._tasks:
                 self._tasks[number].cancel()
@@ -137,30 +146,51 @@ class _Connection(asyncio.Protocol):
         self._frames.limit_bytes = MAX_FRAME_BYTES
         self._writer.send(WELCOME, 0)
 
-    def _begin(self, number: int, request: bytes) -> None:
+    def _begin(self, kind: int, number: int, request: bytes) -> None:
         if self._server.calls >= self._server.max_calls:
             self._writer.send(BUSY, number)
             return
         if number in self._tasks:
             raise LinkBroken(f"two calls have the number {number}")
         self._server.calls += 1
-        task = self._loop.create_task(self._do(number, request), context=contextvars.Context())
+        work = self._do(number, request) if kind == CALL else self._feed(number, request)
+        task = self._loop.create_task(work, context=contextvars.Context())
         self._tasks[number] = task
         task.add_done_callback(lambda _: self._ended(number))
 
     async def _do(self, number: int, request: bytes) -> None:
         """Does one call and answers it. What was cancelled is answered by `_ended`."""
         try:
-            answer = await self._server.handler(request)
-            if len(answer) > MAX_FRAME_BYTES:
-                raise ValueError(f"an answer of {len(answer)} bytes")
+            answer = _fitting(await self._server.handler(request))
         except Exception:
             logger.exception("A call on a link failed")
             self._writer.send(FAILED, number)
         else:
             self._writer.send(ANSWER, number, answer)
 
+    async def _feed(self, number: int, request: bytes) -> None:
+        """Sends what comes for one feed, no faster than it is taken."""
+        assert self._server.feeder is not None
+        try:
+            async with aclosing(self._server.feeder(request)) as items:
+                async for item in items:
+                    self._writer.send(ITEM, number, _fitting(item))
+                    if not self._has_room.is_set():
+                        await self._has_room.wait()
+        except Exception:
+            logger.exception("A feed on a link failed")
+            self._writer.send(FAILED, number)
+        else:
+            self._writer.send(ANSWER, number)
+
     def _ended(self, number: int) -> None:
         self._server.calls -= 1
         if self._tasks.pop(number).cancelled():
             self._writer.send(FAILED, number)  # the caller may not have been the one who cancelled it
+
+
+def _fitting(answer: bytes) -> bytes:
+    """What can be sent. Raises `ValueError` for an answer that is too long."""
+    if len(answer) > MAX_FRAME_BYTES:
+        raise ValueError(f"an answer of {len(answer)} bytes")
+    return answer

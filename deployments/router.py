@@ -1,7 +1,7 @@
 """How a call finds its replica: by load, or by name.
 
-A call with a `session_id` goes to the replica of that unique id: channels, controls, and asking for the address of a link. All
-others go to the one with fewer calls under way of two that are picked at random, silent replicas left out while others answer.
+A call with a `session_id` goes to the replica of that unique id, as those do that ask where it can be linked to. All others go
+to the one with fewer calls under way of two that are picked at random, silent replicas left out while others answer.
 
 Serve ships the router class by value, so a class or a variable of this module is another one in every process that routes:
 what must be shared lives in `deployments.replica_directory`.

@@ -343,6 +343,13 @@ class Deployment:
         self.directory.publish(self.replicas)
         return callee
 
+    def reached(self, *replicas: str) -> bool:
+        """Whether the client has connections to all of these."""
+        try:
+            return all(self.client.to(replica) for replica in replicas)
+        except (LinkBroken, ReplicaGone):
+            return False
+
     async def connected(self, replicas: int) -> None:
         callees = self.replicas.values()
         await until(lambda: sum(len(callee.server.connections) for callee in callees) == replicas)

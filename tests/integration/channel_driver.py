@@ -28,6 +28,7 @@ from app.schema.sampling import SamplingParams
 from app.schema.tokens import Job, TokenBatch
 from deployments.calls import ServeGeneratorCalls, serve_options
 from deployments.generator_client import GeneratorClient, RemoteJob
+from deployments.link_client import links_to
 from deployments.replica_directory import directory_of
 
 STREAMS = 48
@@ -65,7 +66,8 @@ class Driver:
     def __init__(self, application: str, deployment: str) -> None:
         self.ingress = f"driver-{secrets.token_hex(4)}"
         self.handle: DeploymentHandle[Any] = serve.get_deployment_handle(deployment, application)
-        self.calls = ServeGeneratorCalls(self.handle)
+        self.links = links_to(self.handle)
+        self.calls = ServeGeneratorCalls(self.handle, self.links)
         self.directory = directory_of(application, deployment)
         self.client = GeneratorClient(
             self.calls,
@@ -250,6 +252,7 @@ def cpu_s(pid: int) -> float:
 
 async def run(application: str, deployment: str, scenarios: list[str]) -> None:
     driver = Driver(application, deployment)
+    driver.links.start()
     driver.client.start()
     await driver.until(lambda: driver.client.capacity == 200, 120)
     for name in scenarios:
@@ -257,6 +260,7 @@ async def run(application: str, deployment: str, scenarios: list[str]) -> None:
             result = await SCENARIOS[name](driver)
         print(json.dumps({"scenario": name, **result}), flush=True)
     await driver.client.close()
+    await driver.links.close()
 
 
 def main() -> None:

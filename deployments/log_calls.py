@@ -19,7 +19,7 @@ class Create(msgspec.Struct, frozen=True, array_like=True, tag="create"):
         return await log.create(self.record, self.driver, self.idempotency)
 
 
-class AppendAll(msgspec.Struct, frozen=True, array_like=True, tag="append"):
+class AppendAll(msgspec.Struct, frozen=True, array_like=True, tag="append", gc=False):
     driver: str
     appends: list[Append]
 

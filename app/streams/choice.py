@@ -112,7 +112,7 @@ class Choice:
             self._stop_token,
             self.logprobs[count:] if self.logprobs else None,
             None,
-            self.edits[edits:] or None,
+            (self.edits[edits:] or None) if self.edits else None,
         )
 
     def _push_edited(self, batch: TokenBatch, edits: Sequence[Edit]) -> None:

@@ -56,7 +56,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     token_ids: list[int] = []
 
 
-class Append(msgspec.Struct, frozen=True, array_like=True):
+class Append(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a driver adds to one of its streams. `batches` carry no stream key of their own (0)."""
 
     stream: str
@@ -74,11 +74,14 @@ class Excerpt(msgspec.Struct, frozen=True, array_like=True):
     expires_s: float
 
 
+RefusalReason = Literal["stale", "unknown"]
+
+
 class Refusal(msgspec.Struct, frozen=True, array_like=True):
     """An append that was not taken: the stream has another driver by now (`stale`), or the log has lost it (`unknown`)."""
 
     stream: str
-    reason: Literal["stale", "unknown"]
+    reason: RefusalReason
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True):

@@ -63,12 +63,13 @@ class _Choice:
     def add(self, batch: TokenBatch) -> int:
         """Takes what is new in `batch`, which leaves no gap; returns how many tokens that was."""
         known = len(self.token_ids) - batch.position
-        fresh = batch.token_ids[known:]
-        self.token_ids.extend(fresh)
+        fresh = batch.token_ids[known:] if known else batch.token_ids
+        self.token_ids += fresh
         if batch.logprobs is not None:
             self.logprobs.extend(batch.logprobs[known:])
-        for edit in batch.edits or ():
-            self.edits.setdefault(edit.id, edit)
+        if batch.edits is not None:
+            for edit in batch.edits:
+                self.edits.setdefault(edit.id, edit)
         if batch.finish is not None:
             self.finish, self.stop_token = batch.finish, batch.stop_token
         return len(fresh)
@@ -119,7 +120,20 @@ class _Stream:
         return len(self.record.prompt) + sum(len(choice.token_ids) for choice in self.choices)
 
     def lacks_tokens_before(self, append: Append) -> bool:
-        return any(batch.position > len(self.choices[batch.choice].token_ids) for batch in append.batches)
+        for batch in append.batches:  # noqa: SIM110 - a generator costs more than the rest
+            if batch.position > len(self.choices[batch.choice].token_ids):
+                return True
+        return False
+
+    def add(self, batches: Sequence[TokenBatch]) -> int:
+        """Takes what is new in `batches`, which leave no gap; returns how many tokens that was."""
+        tokens = 0
+        for batch in batches:
+            tokens += self.choices[batch.choice].add(batch)
+            if batch.edits is not None:
+                for edit in batch.edits:
+                    self.change_orders.pop(edit.id, None)
+        return tokens
 
     def wake(self) -> None:
         for waiter in self.waiters:
@@ -187,13 +201,11 @@ class MemoryStreamLog:
                 continue
             if stream.ending is not None:
                 continue
-            for batch in append.batches:
-                self._tokens += stream.choices[batch.choice].add(batch)
-                for edit in batch.edits or ():
-                    stream.change_orders.pop(edit.id, None)
+            self._tokens += stream.add(append.batches)
             if append.ending is not None:
                 self._end(stream, append.ending)
-            stream.wake()
+            if stream.waiters:
+                stream.wake()
         self._sweep()
         return refused
 

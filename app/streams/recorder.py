@@ -9,12 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from app.errors import ServiceError
 from app.ports import Clock
-from app.streams.log import Append, StreamLog
+from app.streams.log import Append, RefusalReason, StreamLog
 from app.streams.stream import Stream
+
+if TYPE_CHECKING:
+    from app.streams.choice import Choice
 
 logger = logging.getLogger(__name__)
 
@@ -23,42 +27,59 @@ PACE_S = 0.02
 """Calls begin no closer than this: a call costs as much as many tokens, and a log that lags by so little loses nothing."""
 
 
-@dataclass
+@dataclass(slots=True)
+class _Logged:
+    """How much of a choice the log has: so many tokens and edits, and whether it knows how the engine ended it."""
+
+    choice: Choice
+    tokens: int
+    edits: int
+    finished: bool = False
+
+
 class _Recording:
-    """How much of a stream the log has: tokens and edits of each choice, and whether it knows how the choice ended."""
+    """How much of a stream the log has, which knows it in `epoch`. Both methods run for every stream in every call."""
 
-    stream: Stream
-    epoch: int
-    counts: list[int]
-    edits: list[int]
-    finished: list[bool] = field(init=False)
-    done: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __post_init__(self) -> None:
-        self.finished = [False] * len(self.counts)
+    def __init__(self, stream: Stream, epoch: int, counts: list[int]) -> None:
+        self.stream = stream
+        self.epoch = epoch
+        self.done = asyncio.Event()
+        self._logged = [
+            _Logged(choice, count, len(choice.edits))
+            for choice, count in zip(stream.choices, counts, strict=True)
+        ]
 
     def append(self) -> Append:
         """What the log does not have yet."""
+        batches = []
+        for index, logged in enumerate(self._logged):
+            choice, tokens, edits = logged.choice, logged.tokens, logged.edits
+            if (
+                len(choice.token_ids) > tokens
+                or len(choice.edits) > edits
+                or choice.engine_finished != logged.finished
+            ):
+                batches.append(choice.behind(index, tokens, edits))
         stream = self.stream
-        batches = [
-            choice.behind(index, self.counts[index], self.edits[index])
-            for index, choice in enumerate(stream.choices)
-            if len(choice.token_ids) > self.counts[index]
-            or choice.engine_finished != self.finished[index]
-            or len(choice.edits) > self.edits[index]
-        ]
         return Append(stream.id, self.epoch, batches, stream.ending)
 
     def written(self, append: Append) -> None:
         """The log has `append`."""
         for batch in append.batches:
-            self.counts[batch.choice] = batch.position + len(batch.token_ids)
-            self.finished[batch.choice] = batch.finish is not None
-            self.edits[batch.choice] += len(batch.edits or ())
+            logged = self._logged[batch.choice]
+            logged.tokens = batch.position + len(batch.token_ids)
+            logged.finished = batch.finish is not None
+            if batch.edits is not None:
+                logged.edits += len(batch.edits)
         if self.stream.changes.barrier is not None:
-            self.stream.recorded(self.edits)
+            self.stream.recorded([logged.edits for logged in self._logged])
         if append.ending is not None:
             self.done.set()
+
+    def forgotten(self) -> None:
+        """The log has nothing of the stream but its record, in the first epoch."""
+        self.epoch = 1
+        self._logged = [_Logged(choice, 0, 0) for choice in self.stream.choices]
 
 
 class Recorder:
@@ -75,8 +96,7 @@ class Recorder:
 
     def start(self, stream: Stream, epoch: int, counts: list[int]) -> None:
         """Records `stream`, of which the log has the first `counts` tokens and all edits, until its ending is in the log."""
-        edits = [len(choice.edits) for choice in stream.choices]
-        self._recordings[stream.id] = _Recording(stream, epoch, counts, edits)
+        self._recordings[stream.id] = _Recording(stream, epoch, counts)
         self.changed(stream)
 
     def changed(self, stream: Stream) -> None:
@@ -99,7 +119,7 @@ class Recorder:
             began_s = self._clock.monotonic()
             changed, self._changed = self._changed, set()
             try:
-                await self._write([self._recordings[name] for name in changed if name in self._recordings])
+                await self._write(list(filter(None, map(self._recordings.get, changed))))
             except ServiceError as error:
                 logger.warning("the log of streams did not take %d streams: %s", len(changed), error.message)
                 await self._clock.sleep(RETRY_S)
@@ -110,26 +130,26 @@ class Recorder:
 
     async def _write(self, recordings: list[_Recording]) -> None:
         appends = [recording.append() for recording in recordings]
-        refusals = {
-            refusal.stream: refusal.reason for refusal in await self._log.append(self._driver, appends)
-        }
+        refused = await self._log.append(self._driver, appends)
+        refusals = {refusal.stream: refusal.reason for refusal in refused}
         for recording, append in zip(recordings, appends, strict=True):
-            reason = refusals.get(append.stream)
-            if reason is None:
-                recording.written(append)
-            if reason == "unknown":
-                await self._create_again(recording)
-            elif reason == "stale" or recording.done.is_set():
-                recording.done.set()
+            if append.stream in refusals:
+                await self._refused(recording, refusals[append.stream])
+                continue
+            recording.written(append)
+            if append.ending is not None:
                 del self._recordings[append.stream]
-                if reason == "stale":
-                    self._on_stale(recording.stream)
+
+    async def _refused(self, recording: _Recording, reason: RefusalReason) -> None:
+        if reason == "unknown":
+            await self._create_again(recording)
+            return
+        recording.done.set()
+        del self._recordings[recording.stream.id]
+        self._on_stale(recording.stream)
 
     async def _create_again(self, recording: _Recording) -> None:
         """The log has lost its memory; what still runs is told to it anew."""
         await self._log.create(recording.stream.record, self._driver)
-        recording.epoch = 1
-        recording.counts = [0] * len(recording.counts)
-        recording.edits = [0] * len(recording.counts)
-        recording.finished = [False] * len(recording.counts)
+        recording.forgotten()
         self.changed(recording.stream)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
+from app.errors import LogUnavailable
 from app.model import Model
 from app.service import GenerationService
 from app.settings import ModelSettings, Settings
 from app.streams.log import Append, Refusal
 from app.streams.memory_log import LogBounds, MemoryStreamLog
-from app.streams.recorder import PACE_S
+from app.streams.recorder import PACE_S, RETRY_S
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.generator import FakeGenerator, FakeTokenizer
 from tests.fakes.requests import request
@@ -45,5 +47,92 @@ def test_calls_are_paced_and_take_everything_that_came_meanwhile() -> None:
         assert log.calls == [1, 3]
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+class FailingLog(CountingLog):
+    """Does what it is called for, and then does not say so."""
+
+    fails = False
+
+    async def append(self, driver: str, appends: Sequence[Append]) -> list[Refusal]:
+        refusals = await super().append(driver, appends)
+        if self.fails:
+            raise LogUnavailable("The answer is lost.")
+        return refusals
+
+
+class World:
+    """A service with a log, whose time passes by hand."""
+
+    def __init__(self, log_class: type[CountingLog]) -> None:
+        self.clock = FakeClock()
+        self.log, self.generator = log_class(self.clock), FakeGenerator(8)
+        model = Model(ModelSettings(name="letters"), FakeTokenizer(), self.generator)
+        self.service = GenerationService(
+            Settings(), {"letters": model}, self.log, ingress="i1", clock=self.clock
+        )
+
+    async def logged(self, stream: str, choices: int = 1) -> list[tuple[int, str, str | None]]:
+        """What the log has of each choice, once the recorder had its turn."""
+        await self.clock.advance(RETRY_S)
+        await self.clock.advance(PACE_S)
+        batches = (await self.log.read(stream, [0] * choices)).batches
+        return [(batch.choice, "".join(map(chr, batch.token_ids)), batch.finish) for batch in batches]
+
+
+@asynccontextmanager
+async def running_world(log_class: type[CountingLog] = CountingLog) -> AsyncIterator[World]:
+    world = World(log_class)
+    running = asyncio.ensure_future(world.service.run())
+    yield world
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+def test_each_choice_is_recorded_as_far_as_it_is() -> None:
+    async def main() -> None:
+        async with running_world() as world:
+            stream = await world.service.start(request(n=2))
+            generation = world.generator.generations[0]
+            generation.say("ab", choice=1)
+            assert await world.logged(stream.id, 2) == [(1, "ab", None)]
+            generation.say("x", choice=0, finish="length")
+            generation.say("c", choice=1)
+            assert await world.logged(stream.id, 2) == [(0, "x", "length"), (1, "abc", None)]
+            assert sum(world.log.calls) == 4, "no token is written twice"
+
+    asyncio.run(main())
+
+
+def test_what_was_written_without_an_answer_is_written_again_and_counts_once() -> None:
+    async def main() -> None:
+        async with running_world(FailingLog) as world:
+            log = world.log
+            assert isinstance(log, FailingLog)
+            stream = await world.service.start(request())
+            log.fails = True
+            world.generator.generations[0].say("ab")
+            assert await world.logged(stream.id) == [(0, "ab", None)]
+            log.fails = False
+            world.generator.generations[0].say("c", finish="length")
+            assert await world.logged(stream.id) == [(0, "abc", "length")]
+            assert (await log.read(stream.id, [0])).ending is not None
+
+    asyncio.run(main())
+
+
+def test_a_log_that_has_lost_its_memory_is_told_everything_again() -> None:
+    async def main() -> None:
+        async with running_world() as world:
+            stream = await world.service.start(request(n=2))
+            generation = world.generator.generations[0]
+            generation.say("ab", choice=0, finish="length")
+            generation.say("c", choice=1)
+            await world.logged(stream.id, 2)
+            world.log._forget(stream.id)
+            generation.say("d", choice=1)
+            assert await world.logged(stream.id, 2) == [(0, "ab", "length"), (1, "cd", None)]
 
     asyncio.run(main())

@@ -42,10 +42,10 @@ Answer = Accepted | Refused
 
 
 class ControlOperation(msgspec.Struct, frozen=True, array_like=True):
-    """Takes one job of an ingress out of the batch, puts it back, or puts tokens into it (`steering` says which)."""
+    """Takes one job of an ingress out of the batch, puts it back, puts tokens into it (`steering` says which), or ends it."""
 
     key: int
-    action: Literal["pause", "resume", "steer"]
+    action: Literal["pause", "resume", "steer", "abort"]
     steering: Steering | None = None
 
 

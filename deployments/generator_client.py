@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from app.errors import GeneratorUnavailable
 from app.ports import TokenSink
@@ -131,12 +132,17 @@ class GeneratorClient:
 
     # Tokens.
 
-    def _dispatch(self, batches: list[TokenBatch]) -> None:
-        """Hands the batches of one message to their sinks. A sink that raises is dropped; the others go on."""
+    def _dispatch(self, replica: str, batches: list[TokenBatch]) -> None:
+        """Hands the batches of one message to their sinks. A sink that raises is dropped; the others go on.
+
+        A job that was left and goes on is told to end: Serve may lose the cancellation of a call that has just begun.
+        """
         feeds = self._feeds
         for batch in batches:
             feed = feeds.get(batch.key)
             if feed is None:
+                if batch.finish is None:
+                    self._control.send(replica, batch.key, "abort")
                 continue
             if batch.finish is not None:
                 self._jobs[batch.key].choices_left -= 1
@@ -190,7 +196,7 @@ class GeneratorClient:
             self._calls,
             self._directory,
             stall_timeout_s=self._stall_timeout_s,
-            dispatch=self._dispatch,
+            dispatch=partial(self._dispatch, replica),
             on_lost=self._lose,
         )
 

@@ -97,6 +97,8 @@ class GeneratorServer:
         for operation in decoded.operations:
             if operation.steering is not None:
                 self._loop.steer(decoded.ingress, operation.key, operation.steering)
+            elif operation.action == "abort":
+                self._channels.abandon(decoded.ingress, operation.key)
             elif operation.action == "pause":
                 self._loop.pause(decoded.ingress, operation.key)
             else:

@@ -111,6 +111,27 @@ def test_leaving_frees_the_place() -> None:
     run(main())
 
 
+def test_a_job_that_goes_on_though_it_was_left_is_told_to_end() -> None:
+    """As when Serve loses the cancellation of its call."""
+
+    async def main() -> None:
+        async with serving("a") as (calls, client):
+            replica, kept = calls.replicas["a"], Sink()
+            async with client.open(job(1), kept):
+                async with client.open(job(2), Sink()):
+                    next(call for call in reversed(replica.calls) if call.kind == "generate").deaf = True
+                await settle()
+                assert len(replica.engine.jobs) == 2
+                replica.engine.step()
+                await settle()
+                assert list(replica.engine.jobs) == [(INGRESS, 1)] and replica.server.jobs == 1
+                replica.engine.step()
+                await settle()
+                assert len(kept.ids) == 2 and calls.control_calls == 1
+
+    run(main())
+
+
 @pytest.mark.parametrize("turns", range(12))
 def test_cancelling_at_any_moment_frees_the_place(turns: int) -> None:
     async def main() -> None:

@@ -25,7 +25,9 @@ class Replica:
 
 
 class FakeCall:
-    """Implements `deployments.calls.Call` over an async generator of the replica."""
+    """Implements `deployments.calls.Call` over an async generator of the replica. `deaf`: a cancellation does not get there."""
+
+    deaf = False
 
     def __init__(self, replica: Replica, kind: str, answers: AsyncIterator[bytes]) -> None:
         self.kind = kind
@@ -42,7 +44,8 @@ class FakeCall:
 
     def cancel(self) -> None:
         """Ends the call on both sides."""
-        self._task.cancel()
+        if not self.deaf:
+            self._task.cancel()
         self.items.put_nowait(asyncio.CancelledError())
 
     def fail(self, error: BaseException) -> None:
@@ -106,6 +109,7 @@ class FakeCalls:
         """Ends every call that is still open."""
         for replica in self.replicas.values():
             for call in list(replica.calls):
+                call.deaf = False
                 call.cancel()
             await replica.server.close()
         await asyncio.sleep(0)

@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 FOLLOW_WAIT_S = 1.0
 RETRY_S = 0.25
-# Whoever reads a stream from another process asks the log for it at least this often, twice over for a slow answer.
+# How long a stream of another process is followed when its last reader here has left: he may come back.
 WATCHED_S = 2 * FOLLOW_WAIT_S
 # How long readers wait for a log that does not answer, or that has lost its memory and is told again by the driver.
 LOG_PATIENCE_S = 10.0

@@ -7,7 +7,6 @@ import os
 from typing import TYPE_CHECKING
 
 import msgspec
-import ray
 from ray import serve
 
 from app.settings import ModelSettings
@@ -15,7 +14,6 @@ from deployments.engine.config import EngineConfig
 from deployments.engine.loop import EngineLoop
 from deployments.engine.simulated import SimulatedEngine
 from deployments.generator_server import GeneratorServer
-from deployments.link import encode_address
 from deployments.model_files import load_tokenizer, model_path, printable_token_ids
 
 if TYPE_CHECKING:
@@ -52,7 +50,7 @@ class Generator(GeneratorServer):
 
     async def link_address(self) -> bytes:
         """The encoded `LinkAddress` on which channels are opened and controls sent."""
-        return encode_address(await self.link.listen(ray.util.get_node_ip_address()))
+        return await self.link.address()
 
     async def statistics(self) -> dict[str, int]:
         """The engine's statistics, the open `generate` calls as `jobs`, and the process id."""

@@ -14,6 +14,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import cast
 
+import ray
+
 from deployments.link import (
     ANSWER,
     BUSY,
@@ -30,6 +32,7 @@ from deployments.link import (
     FrameWriter,
     LinkAddress,
     LinkBroken,
+    encode_address,
 )
 
 logger = logging.getLogger(__name__)
@@ -63,6 +66,10 @@ class LinkServer:
             self._listening = loop.create_task(opening, context=contextvars.Context())
         server = await asyncio.shield(self._listening)
         return LinkAddress(host, server.sockets[0].getsockname()[1], self._secret)
+
+    async def address(self) -> bytes:
+        """The encoded `LinkAddress` on this node's own address, where every node of the cluster reaches it. See `listen`."""
+        return encode_address(await self.listen(ray.util.get_node_ip_address()))
 
     async def close(self) -> None:
         """Stops listening and breaks the connections, which cancels the calls on them. Idempotent."""

@@ -6,13 +6,11 @@ It does not outlive its process. Ingress processes tell a new one about the stre
 from __future__ import annotations
 
 import msgspec
-import ray
 
 from app.clock import SystemClock
 from app.errors import ServiceError
 from app.settings import Settings
 from app.streams.memory_log import LogBounds, MemoryStreamLog
-from deployments.link import encode_address
 from deployments.link_server import LinkServer
 from deployments.log_calls import Done, LogCall, decode_call, encode
 from deployments.refusal import refusal
@@ -43,7 +41,7 @@ class StreamLog:
 
     async def link_address(self) -> bytes:
         """The encoded `LinkAddress` on which `call` can be reached."""
-        return encode_address(await self._link.listen(ray.util.get_node_ip_address()))
+        return await self._link.address()
 
     async def call(self, data: bytes) -> bytes:
         """The encoded answer of the call, or a `Refused`. Cancelling it cancels the call."""

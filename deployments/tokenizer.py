@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import msgspec
-import ray
 
 from app.errors import InvalidRequest, PromptTooLong, ServiceError
 from app.ports import ModelCard
 from app.schema.requests import GenerationRequest, Message
 from app.settings import ModelSettings
-from deployments.link import encode_address
 from deployments.link_server import LinkServer
 from deployments.model_files import bare_copy, describe, load_transformers_tokenizer, model_path
 from deployments.refusal import refusal
@@ -119,7 +117,7 @@ class Tokenizer:
 
     async def link_address(self) -> bytes:
         """The encoded `LinkAddress` on which `encode` can be reached."""
-        return encode_address(await self._link.listen(ray.util.get_node_ip_address()))
+        return await self._link.address()
 
     async def encode(self, data: bytes) -> bytes:
         """The encoded `Encoding` that answers an encoded `EncodeCall`."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 from hypothesis import given
@@ -75,19 +76,26 @@ class Callee:
             await self.changed.wait()
 
 
+@asynccontextmanager
+async def connected(server: LinkServer) -> AsyncIterator[LinkConnection]:
+    """An open connection. Server and connection are closed afterwards."""
+    async with asyncio.timeout(PATIENCE_S):
+        connection = await connect(await server.listen(HOST))
+        try:
+            yield connection
+        finally:
+            connection.abort()
+            await connection.lost
+            await server.close()
+
+
 def live(test: Callable[[Callee, LinkConnection], Awaitable[None]], *, max_calls: int = 8) -> None:
     """Runs `test` with an open connection."""
 
     async def main() -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            callee = Callee(max_calls=max_calls)
-            connection = await connect(await callee.server.listen(HOST))
-            try:
-                await test(callee, connection)
-            finally:
-                connection.abort()
-                await connection.lost
-                await callee.server.close()
+        callee = Callee(max_calls=max_calls)
+        async with connected(callee.server) as connection:
+            await test(callee, connection)
 
     asyncio.run(main())
 

@@ -8,10 +8,19 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import pytest
 
 from deployments.link import FOLLOW, HELLO, MAX_FRAME_BYTES, WELCOME, LinkBroken, LinkBusy, LinkFailed
-from deployments.link_connection import LinkConnection, LinkFeed, connect
+from deployments.link_connection import LinkConnection, LinkFeed
 from deployments.link_server import LinkServer
 from deployments.replica_directory import ReplicaGone
-from tests.deployments.test_link import HOST, PATIENCE_S, Deployment, deployed, frame, hung_up, until
+from tests.deployments.test_link import (
+    HOST,
+    PATIENCE_S,
+    Deployment,
+    connected,
+    deployed,
+    frame,
+    hung_up,
+    until,
+)
 
 
 async def _no_calls(request: bytes) -> bytes:
@@ -47,16 +56,11 @@ class Source:
 
 def live(test: Callable[[Source, LinkConnection], Awaitable[None]], *, max_calls: int = 8) -> None:
     async def main() -> None:
+        source = Source(max_calls=max_calls)
+        async with connected(source.server) as connection:
+            await test(source, connection)
         async with asyncio.timeout(PATIENCE_S):
-            source = Source(max_calls=max_calls)
-            connection = await connect(await source.server.listen(HOST))
-            try:
-                await test(source, connection)
-            finally:
-                connection.abort()
-                await connection.lost
-                await until(lambda: source.following == 0)
-                await source.server.close()
+            await until(lambda: source.following == 0)
 
     asyncio.run(main())
 

@@ -18,10 +18,9 @@ from deployments.tokenizer import Tokenizer
 
 ROUTER = {"request_router_class": "deployments.router.ReplicaRouter"}
 BACKPRESSURE = {"status_code": 503, "retry_after_s": 1}
-CALLS_BESIDE_JOBS = 64
-"""Calls that a generator replica takes besides its jobs: those that it refuses, and those that ask where it can be reached."""
 UTILISATION = 0.7
 """Share of a generator's places in the batch that is in use when Serve's autoscaling is content."""
+SEQUENCES_POLICY = "deployments.autoscaling:sequences_policy"
 INGRESS_ONGOING = 4096
 INGRESS_QUEUED = 256
 DRAIN_MARGIN_S = 10
@@ -90,10 +89,7 @@ def _tokenizer(model: ModelSettings, label: str) -> Application:
 def _generator(model: ModelSettings, label: str, args: Settings) -> Application:
     deployment = serve.deployment(
         name=f"Generator:{label}",
-        max_ongoing_requests=model.sequences_per_replica + CALLS_BESIDE_JOBS,
-        max_queued_requests=model.max_waiting_sequences,
-        backpressure_config=BACKPRESSURE,
-        request_router_config=ROUTER,
+        **LINKED,
         graceful_shutdown_timeout_s=args.limits.request_timeout_s + DRAIN_MARGIN_S,
         logging_config=QUIET,
         ray_actor_options=_actor_options(model),
@@ -110,6 +106,7 @@ def _scale(model: ModelSettings) -> dict[str, Any]:
             "min_replicas": model.min_replicas,
             "max_replicas": model.max_replicas,
             "target_ongoing_requests": UTILISATION * model.max_running_sequences,
+            "policy": {"policy_function": SEQUENCES_POLICY},
         }
     }
 

@@ -1,6 +1,4 @@
-"""Calls to the generator replicas: what the ingress needs of them, and how Serve's handles and links do it.
-
-Serve finds a replica for a job and counts it; what goes to a replica whose name is known goes over a link.
+"""Calls to the generator replicas: what the ingress needs of them, and how links do it.
 
 Every call is made outside of Serve's request context. A call that Serve knows as the child of a request is cancelled with that
 request, whereas streams and channels outlive the connection that needed them first.
@@ -10,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Set
 from typing import Any, Protocol
 
-from ray.serve._private.constants import RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP, RAY_SERVE_USE_GRPC_BY_DEFAULT
-from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+from ray.serve._private.constants import RAY_SERVE_USE_GRPC_BY_DEFAULT
 
-from deployments.channel import OpenChannel, encode
+from app.schema.tokens import Job
+from deployments.channel import Generate, OpenChannel, encode
 
 
 class Call(Protocol):
@@ -30,17 +28,22 @@ class Call(Protocol):
 
 
 class GeneratorCalls(Protocol):
-    """The methods of a generator deployment. To be used inside tasks of `detached`."""
+    """What the replicas of a generator deployment do. To be used inside tasks of `detached`.
 
-    def generate(self, job: bytes) -> Call:
-        """Has some replica work on `job`: one `Answer`, then nothing until the job has ended."""
+    All raise, at once or from the call, `ReplicaGone` and whatever says that the replica can't be reached now.
+    """
+
+    @property
+    def reached(self) -> Set[str]:
+        """The replicas that can be called now, of those that Serve lists."""
+        ...
+
+    def generate(self, replica: str, job: Job) -> Call:
+        """Has `replica` work on `job`: one `Answer`, then nothing until the job has ended."""
         ...
 
     def channel(self, replica: str, ingress: str, after: int) -> Call:
-        """Opens the channel of `ingress` to `replica`, which sends `ChannelMessage`s beyond number `after`.
-
-        Raises, at once or from the call, `ReplicaGone` and whatever says that the replica can't be reached now.
-        """
+        """Opens the channel of `ingress` to `replica`, which sends `ChannelMessage`s beyond number `after`."""
         ...
 
     async def control(self, replica: str, control: bytes) -> None:
@@ -70,51 +73,33 @@ class Connection(Protocol):
 
     async def call(self, request: bytes) -> bytes: ...
 
-    def follow(self, request: bytes) -> Call: ...
+    def follow(self, request: bytes, *, beats: bool = False) -> Call: ...
 
 
 class Links(Protocol):
     """What is needed of `deployments.link_client.LinkClient`."""
 
+    @property
+    def connected(self) -> Set[str]: ...
+
     def to(self, replica: str) -> Connection: ...
 
 
-class ServeGeneratorCalls:
-    """`GeneratorCalls` over a deployment handle and the links to its replicas."""
+class LinkedCalls:
+    """`GeneratorCalls` over the links to the replicas."""
 
-    def __init__(self, handle: DeploymentHandle[Any], links: Links) -> None:
-        self._generate = handle.options(method_name="generate", stream=True, **serve_options())
+    def __init__(self, links: Links) -> None:
         self._links = links
 
-    def generate(self, job: bytes) -> Call:
-        return _ServeCall(_streaming(self._generate.remote(job)))
+    @property
+    def reached(self) -> Set[str]:
+        return self._links.connected
+
+    def generate(self, replica: str, job: Job) -> Call:
+        return self._links.to(replica).follow(encode(Generate(job)))
 
     def channel(self, replica: str, ingress: str, after: int) -> Call:
-        return self._links.to(replica).follow(encode(OpenChannel(ingress, after)))
+        return self._links.to(replica).follow(encode(OpenChannel(ingress, after)), beats=True)
 
     async def control(self, replica: str, control: bytes) -> None:
         await self._links.to(replica).call(control)
-
-
-def _streaming(response: object) -> DeploymentResponseGenerator[bytes]:
-    """What Serve's types don't say: a handle with `stream=True` gives this."""
-    assert isinstance(response, DeploymentResponseGenerator)
-    return response
-
-
-class _ServeCall:
-    def __init__(self, response: DeploymentResponseGenerator[bytes]) -> None:
-        self._response = response
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._response
-
-    def cancel(self) -> None:
-        response = self._response
-        response.cancel()
-        if RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP or response._replica_result is not None:
-            return
-        # Serve overlooks a call that found its replica but was not looked at since: it would run to its end.
-        assigned = response._replica_result_future
-        if assigned.done() and not assigned.cancelled() and assigned.exception() is None:
-            assigned.result().cancel()

@@ -1,4 +1,4 @@
-"""What travels between an ingress and a generator replica: the channel, controls, and the first item of a `generate` call.
+"""What travels between an ingress and a generator replica: jobs and their answers, the channel, controls.
 
 A channel message carries everything that a generator made for one ingress since the message before it. Messages with content
 are numbered from 1; a message without content is a beat and repeats the number of the last one. So a receiver sees what it
@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from app.schema.tokens import Edit, Steering, TokenBatch, TokenLogprob
+from app.schema.tokens import Edit, Job, Steering, TokenBatch, TokenLogprob
 from deployments.refusal import Refused
 
 BEAT_S = 1.0
@@ -25,27 +25,32 @@ class ChannelMessage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     batches: list[TokenBatch]
 
 
-class OpenChannel(msgspec.Struct, frozen=True, array_like=True):
+class OpenChannel(msgspec.Struct, frozen=True, array_like=True, tag="channel"):
     """Asks for the messages to `ingress` beyond number `after`."""
 
     ingress: str
     after: int
 
 
+class Generate(msgspec.Struct, frozen=True, array_like=True, tag="generate"):
+    """Asks for one `Answer`, and to be kept open until the job has ended."""
+
+    job: Job
+
+
 class Accepted(msgspec.Struct, frozen=True, array_like=True, tag="accepted"):
-    """The engine of `replica` has taken the job."""
-
-    replica: str
+    """The engine has taken the job."""
 
 
+Wanted = OpenChannel | Generate
 Answer = Accepted | Refused
 
 
 class ControlOperation(msgspec.Struct, frozen=True, array_like=True):
-    """Takes one job of an ingress out of the batch, puts it back, puts tokens into it (`steering` says which), or ends it."""
+    """Takes one job of an ingress out of the batch, puts it back, or puts tokens into it: `steering` says which."""
 
     key: int
-    action: Literal["pause", "resume", "steer", "abort"]
+    action: Literal["pause", "resume", "steer"]
     steering: Steering | None = None
 
 
@@ -57,7 +62,7 @@ class Control(msgspec.Struct, frozen=True, array_like=True):
 
 
 encode = msgspec.msgpack.Encoder().encode
-decode_open_channel = msgspec.msgpack.Decoder(OpenChannel).decode
+decode_wanted = msgspec.msgpack.Decoder(Wanted).decode
 decode_message = msgspec.msgpack.Decoder(ChannelMessage).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
 decode_control = msgspec.msgpack.Decoder(Control).decode

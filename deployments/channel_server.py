@@ -50,12 +50,6 @@ class ChannelServer:
     def forget(self, job: Job) -> None:
         self._jobs.pop((job.ingress, job.key), None)
 
-    def abandon(self, ingress: str, key: int) -> None:
-        """Ends a job that its ingress has left, if it has not ended yet: its `generate` call aborts it."""
-        job = self._jobs.get((ingress, key))
-        if job is not None:
-            job.abandon()
-
     async def beat(self) -> None:
         """Lets every channel beat for ever. Cancel it to stop."""
         while True:
@@ -102,10 +96,6 @@ class RunningJob:
         if self._choices == 0 and not self._ended.done():
             self._ended.set_result(None)
 
-    def abandon(self) -> None:
-        if not self._ended.done():
-            self._ended.set_result(None)
-
     async def ended(self) -> None:
-        """Returns when the engine has made the last batch of the job, or nobody wants it any more."""
+        """Returns when the engine has made the last batch of the job."""
         await asyncio.shield(self._ended)

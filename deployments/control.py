@@ -1,8 +1,8 @@
-"""Pausing, resuming, steering and aborting jobs: the operations of one tick go to a replica in one call, one call at a time.
+"""Pausing, resuming and steering jobs: the operations of one tick go to a replica in one call, one call at a time.
 
 A pause that gets lost is harmless, a resume that gets lost is a stream that never ends, and text that gets lost was promised. So
 what fails is tried again until the last word on each job has arrived, or the replica is gone. A call that failed may have been
-obeyed: pauses, resumes and aborts can be repeated, and a replica applies a steering once, by its id.
+obeyed: pauses and resumes can be repeated, and a replica applies a steering once, by its id.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 RETRY_S = 0.2
 ATTEMPTS = 25
 
-Action = Literal["pause", "resume", "abort"]
+Action = Literal["pause", "resume"]
 
 
 @dataclass

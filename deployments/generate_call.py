@@ -1,4 +1,4 @@
-"""One `generate` call: starts a job on some replica, says who accepted it, and stays open until the job has ended.
+"""One `generate` call: starts a job on a replica, says whether that takes it, and stays open until the job has ended.
 
 The call runs in a task of its own, so that the caller can leave at any moment.
 """
@@ -8,11 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import msgspec
-
 from app.errors import GeneratorUnavailable, ServiceError
 from app.schema.tokens import Job
-from deployments.calls import GeneratorCalls, detached
+from deployments.calls import Call, GeneratorCalls, detached
 from deployments.channel import Accepted, decode_answer
 from deployments.faults import RETRY_AFTER_S, from_call
 from deployments.refusal import from_refusal
@@ -23,22 +21,26 @@ LINGER_S = 5.0
 class GenerateCall:
     """Made when constructed. To be closed."""
 
-    def __init__(self, calls: GeneratorCalls, job: Job, *, accept_timeout_s: float) -> None:
+    def __init__(self, calls: GeneratorCalls, replica: str, job: Job, *, accept_timeout_s: float) -> None:
+        self.replica = replica
         self._calls = calls
         self._accept_timeout_s = accept_timeout_s
-        self._accepted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._on_broken: Callable[[], None] | None = None
         self._broken = False
-        self._task = detached(self._run(msgspec.msgpack.encode(job)))
+        self._task = detached(self._run(job))
 
-    async def accepted(self) -> str:
-        """The replica that has taken the job. Raises the `ServiceError` that prevented it."""
+    async def accepted(self) -> None:
+        """Returns when the replica has taken the job. Raises the `ServiceError` that prevented it.
+
+        After `Overloaded` the replica knows nothing of the job. After any other error it may be at it until the call is closed.
+        """
         try:
             async with asyncio.timeout(self._accept_timeout_s):
-                return await self._accepted
+                await self._accepted
         except TimeoutError:
             raise GeneratorUnavailable(
-                "No replica took the job in time. Try again.", retry_after_s=RETRY_AFTER_S
+                "The replica did not take the job in time. Try again.", retry_after_s=RETRY_AFTER_S
             ) from None
 
     def on_broken(self, callback: Callable[[], None]) -> None:
@@ -55,9 +57,10 @@ class GenerateCall:
         elif not self._task.done():
             asyncio.get_running_loop().call_later(LINGER_S, self._task.cancel)
 
-    async def _run(self, job: bytes) -> None:
-        call = self._calls.generate(job)
+    async def _run(self, job: Job) -> None:
+        call: Call | None = None
         try:
+            call = self._calls.generate(self.replica, job)
             async for answer in call:
                 self._answered(answer)
             self._break(
@@ -75,13 +78,14 @@ class GenerateCall:
             self._break(from_call(error, "generator"))
             self._call_broke()
         finally:
-            call.cancel()
+            if call is not None:
+                call.cancel()
 
     def _answered(self, data: bytes) -> None:
         answer = decode_answer(data)
         if isinstance(answer, Accepted):
             if not self._accepted.done():
-                self._accepted.set_result(answer.replica)
+                self._accepted.set_result(None)
         else:
             self._break(from_refusal(answer))
 

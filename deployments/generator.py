@@ -7,9 +7,9 @@ import os
 from typing import TYPE_CHECKING
 
 import msgspec
-from ray import serve
 
 from app.settings import ModelSettings
+from deployments.autoscaling import SEQUENCES
 from deployments.engine.config import EngineConfig
 from deployments.engine.loop import EngineLoop
 from deployments.engine.simulated import SimulatedEngine
@@ -43,13 +43,13 @@ class Generator(GeneratorServer):
     """A `GeneratorServer` as a Serve deployment, with the engine that it serves."""
 
     def __init__(self, settings: ModelSettings, stall_timeout_s: float) -> None:
-        super().__init__(serve.get_replica_context().replica_id.unique_id)
+        super().__init__(settings.sequences_per_replica)
         self._engine_loop = EngineLoop(build_engine(settings), self.deliver, stall_timeout_s=stall_timeout_s)
         self._engine_loop.start()
         self.serve(self._engine_loop)
 
     async def link_address(self) -> bytes:
-        """The encoded `LinkAddress` on which channels are opened and controls sent."""
+        """The encoded `LinkAddress` on which jobs are started, channels opened and controls sent."""
         return await self.link.address()
 
     async def statistics(self) -> dict[str, int]:
@@ -60,12 +60,18 @@ class Generator(GeneratorServer):
             "pid": os.getpid(),
         }
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve now and then, for `deployments.autoscaling`: sequences that are in the batch or wait for it."""
+        statistics = self._engine_loop.statistics()
+        return {SEQUENCES: statistics.running + statistics.waiting}
+
     def check_health(self) -> None:
         """Called by Serve. Raises when the replica should be replaced."""
         if not self.healthy:
             raise RuntimeError("the engine makes no steps")
 
     async def __del__(self) -> None:
-        """Called by Serve when the replica stops."""
+        """Called by Serve when the replica stops, which it may do for `graceful_shutdown_timeout_s`: jobs may end."""
+        await self.drained()
         await self.close()
         await asyncio.to_thread(self._engine_loop.stop)

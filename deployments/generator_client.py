@@ -1,19 +1,20 @@
 """The generators of one model as the ingress sees them: implements `app.ports.Generator` over calls and channels.
 
 A job is started by a `generate` call that stays open until it ends; its tokens come on the channel of the replica that took it.
-The sink is known before the call is made, because tokens may overtake the acceptance. Leaving a job cancels its call, which
-frees its place; so does cancelling at any point.
+It goes to the replica with the fewest of ours, and to the next one if that is full. The sink is known before the call is made,
+because tokens may overtake the acceptance. Leaving a job cancels its call, which frees its place; so does cancelling at any
+point.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 
-from app.errors import GeneratorUnavailable
+from app.errors import GeneratorUnavailable, Overloaded
 from app.ports import TokenSink
 from app.schema.tokens import Job, Steering, TokenBatch
 from deployments.calls import GeneratorCalls
@@ -25,17 +26,25 @@ from deployments.replica_directory import ReplicaDirectory
 
 logger = logging.getLogger(__name__)
 
+LINK_POLL_S = 0.02
+
 
 class RemoteJob:
     """A job of this process, from before its call is made until it is left. Implements `app.ports.Generation`."""
 
-    def __init__(self, job: Job, sink: TokenSink, call: GenerateCall, control: ControlSender) -> None:
+    def __init__(self, job: Job, sink: TokenSink, control: ControlSender) -> None:
         self.key = job.key
+        self.job = job
         self.sink = sink
-        self.call = call
+        self.call: GenerateCall | None = None
         self.replica = ""
         self.choices_left = job.n - sum(job.finished)
         self._control = control
+
+    def close(self) -> None:
+        """Ends the call, if there is one: at once, unless all of the job has come."""
+        if self.call is not None:
+            self.call.close(cancel=self.choices_left > 0)
 
     def pause(self) -> None:
         self._control.send(self.replica, self.key, "pause")
@@ -67,6 +76,8 @@ class GeneratorClient:
         self._control = ControlSender(calls, ingress)
         self._channels: dict[str, ChannelClient] = {}
         self._jobs: dict[int, RemoteJob] = {}
+        self._calls_made = 0
+        self._last_call: dict[str, int] = {}
         self._feeds: dict[int, Callable[[TokenBatch], None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -104,45 +115,67 @@ class GeneratorClient:
     @asynccontextmanager
     async def open(self, job: Job, sink: TokenSink) -> AsyncIterator[RemoteJob]:
         """See `app.ports.Generator.open`."""
-        if not self._directory.answering:
-            raise GeneratorUnavailable(
-                "No replica of the model answers. Try again later.", retry_after_s=RETRY_AFTER_S
-            )
-        call = GenerateCall(self._calls, job, accept_timeout_s=self._stall_timeout_s)
-        running = RemoteJob(job, sink, call, self._control)
+        replicas = await self._usable()
+        running = RemoteJob(job, sink, self._control)
         self._jobs[job.key] = running
         self._feeds[job.key] = sink.feed
         try:
-            replica = await call.accepted()
-            self._accept(running, replica)
+            await self._place(running, replicas)
             yield running
         finally:
             self._forget(running)
-            call.close(cancel=running.choices_left > 0)
+            running.close()
 
-    def _accept(self, running: RemoteJob, replica: str) -> None:
-        running.replica = replica
+    async def _usable(self) -> list[str]:
+        """The replicas that can take a job, the one with the fewest of ours first. Waits for the links to them."""
+        deadline_s = asyncio.get_running_loop().time() + self._stall_timeout_s
+        while not (usable := self._directory.answering & self._calls.reached):
+            if not self._directory.answering or asyncio.get_running_loop().time() > deadline_s:
+                raise GeneratorUnavailable(
+                    "No replica of the model answers. Try again later.", retry_after_s=RETRY_AFTER_S
+                )
+            await asyncio.sleep(LINK_POLL_S)
+        if len(usable) == 1:
+            return list(usable)
+        load = Counter(running.call.replica for running in self._jobs.values() if running.call is not None)
+        return sorted(usable, key=lambda replica: (load[replica], self._last_call.get(replica, 0), replica))
+
+    async def _place(self, running: RemoteJob, replicas: list[str]) -> None:
+        """Has the first of `replicas` take the job that has room for it. Raises the `ServiceError` that prevents it."""
+        for replica in replicas:
+            call = running.call = self._call(replica, running.job)
+            try:
+                await call.accepted()
+            except Overloaded:
+                if replica == replicas[-1]:
+                    raise
+            else:
+                self._accept(running, call)
+                return
+
+    def _call(self, replica: str, job: Job) -> GenerateCall:
+        self._calls_made += 1
+        self._last_call[replica] = self._calls_made
+        return GenerateCall(self._calls, replica, job, accept_timeout_s=self._stall_timeout_s)
+
+    def _accept(self, running: RemoteJob, call: GenerateCall) -> None:
+        running.replica = replica = call.replica
         if replica not in self._channels:
             if replica not in self._directory.replicas:
                 raise GeneratorUnavailable(
                     "The replica that took the job is gone. Try again.", retry_after_s=RETRY_AFTER_S
                 )
             self._open_channel(replica)
-        running.call.on_broken(lambda: self._lose_job(running))
+        call.on_broken(lambda: self._lose_job(running))
 
     # Tokens.
 
-    def _dispatch(self, replica: str, batches: list[TokenBatch]) -> None:
-        """Hands the batches of one message to their sinks. A sink that raises is dropped; the others go on.
-
-        A job that was left and goes on is told to end: Serve may lose the cancellation of a call that has just begun.
-        """
+    def _dispatch(self, batches: list[TokenBatch]) -> None:
+        """Hands the batches of one message to their sinks. A sink that raises is dropped; the others go on."""
         feeds = self._feeds
         for batch in batches:
             feed = feeds.get(batch.key)
             if feed is None:
-                if batch.finish is None:
-                    self._control.send(replica, batch.key, "abort")
                 continue
             if batch.finish is not None:
                 self._jobs[batch.key].choices_left -= 1
@@ -156,7 +189,7 @@ class GeneratorClient:
         """Tells the sink of a job that nothing more will come, unless all has come."""
         if running is None or self._feeds.pop(running.key, None) is None or running.choices_left <= 0:
             return
-        running.call.close(cancel=True)
+        running.close()
         try:
             running.sink.lost()
         except Exception:
@@ -185,6 +218,8 @@ class GeneratorClient:
             return
         for replica in self._directory.replicas - self._channels.keys():
             self._open_channel(replica)
+        for replica in self._last_call.keys() - self._directory.replicas:
+            del self._last_call[replica]
         for channel in list(self._channels.values()):
             channel.replicas_changed()
             self._close_if_retired(channel)
@@ -196,7 +231,7 @@ class GeneratorClient:
             self._calls,
             self._directory,
             stall_timeout_s=self._stall_timeout_s,
-            dispatch=partial(self._dispatch, replica),
+            dispatch=self._dispatch,
             on_lost=self._lose,
         )
 

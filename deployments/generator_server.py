@@ -1,27 +1,24 @@
 """What a generator replica does for the ingress processes: takes jobs, sends their tokens on channels, obeys controls.
 
-Knows the engine loop and nothing of Ray; `deployments.generator` puts it behind Serve.
+Knows the engine loop and nothing of Serve; `deployments.generator` makes a deployment of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
-
-import msgspec
 
 from app.errors import ServiceError
 from app.schema.tokens import Job, Steering, TokenBatch
-from deployments.channel import Accepted, decode_control, decode_open_channel, encode
+from deployments.channel import Accepted, OpenChannel, decode_control, decode_wanted, encode
 from deployments.channel_server import ChannelServer
 from deployments.link_server import LinkServer
 from deployments.refusal import refusal
 
-MAX_CALLS = 1024
-"""Calls on links that are done at once: a channel and a control of each ingress process."""
-
-_decode_job = msgspec.msgpack.Decoder(Job).decode
+CALLS_BESIDE_JOBS = 1024
+"""Calls on links that are done at once besides the jobs: a channel and a control of each ingress process."""
+DRAIN_POLL_S = 0.1
 
 
 class JobLoop(Protocol):
@@ -37,14 +34,13 @@ class JobLoop(Protocol):
 
 
 class GeneratorServer:
-    """One replica's service, under the name `replica`. Lives on the event loop on which it is made; to be closed.
+    """One replica's service for `max_jobs` jobs at a time. Lives on the event loop on which it is made; to be closed.
 
-    The engine loop delivers to `deliver` and is then handed over with `serve`. `link` is for channels and controls.
+    The engine loop delivers to `deliver` and is then handed over with `serve`. On `link` it can be reached.
     """
 
-    def __init__(self, replica: str) -> None:
-        self.replica = replica
-        self.link = LinkServer(self.control, max_calls=MAX_CALLS, feeder=self._feed)
+    def __init__(self, max_jobs: int) -> None:
+        self.link = LinkServer(self.control, max_calls=max_jobs + CALLS_BESIDE_JOBS, feeder=self._feed)
         self._loop: JobLoop | None = None
         self._channels = ChannelServer(lambda: self.healthy)
         self._beat = asyncio.get_running_loop().create_task(self._channels.beat())
@@ -64,22 +60,21 @@ class GeneratorServer:
     def deliver(self, outputs: Mapping[str, list[TokenBatch]]) -> None:
         self._channels.deliver(outputs)
 
-    async def generate(self, job: bytes) -> AsyncIterator[bytes]:
+    async def generate(self, job: Job) -> AsyncGenerator[bytes, None]:
         """Yields one encoded `Answer`; after an acceptance, ends when the job has. Closing or cancelling it aborts the job."""
         assert self._loop is not None
-        decoded = _decode_job(job)
-        running = self._channels.register(decoded)
+        running = self._channels.register(job)
         try:
             try:
-                await self._loop.add(decoded)
+                await self._loop.add(job)
             except ServiceError as error:
                 yield encode(refusal(error))
                 return
-            yield encode(Accepted(self.replica))
+            yield encode(Accepted())
             await running.ended()
         finally:
-            self._loop.abort(decoded.ingress, decoded.key)
-            self._channels.forget(decoded)
+            self._loop.abort(job.ingress, job.key)
+            self._channels.forget(job)
 
     async def channel(self, ingress: str, after: int) -> AsyncGenerator[bytes, None]:
         """Yields the encoded `ChannelMessage`s for `ingress` beyond number `after`. Ends when it opens another channel."""
@@ -97,8 +92,6 @@ class GeneratorServer:
         for operation in decoded.operations:
             if operation.steering is not None:
                 self._loop.steer(decoded.ingress, operation.key, operation.steering)
-            elif operation.action == "abort":
-                self._channels.abandon(decoded.ingress, operation.key)
             elif operation.action == "pause":
                 self._loop.pause(decoded.ingress, operation.key)
             else:
@@ -106,8 +99,15 @@ class GeneratorServer:
         return b""
 
     def _feed(self, request: bytes) -> AsyncGenerator[bytes, None]:
-        wanted = decode_open_channel(request)
-        return self.channel(wanted.ingress, wanted.after)
+        wanted = decode_wanted(request)
+        if isinstance(wanted, OpenChannel):
+            return self.channel(wanted.ingress, wanted.after)
+        return self.generate(wanted.job)
+
+    async def drained(self) -> None:
+        """Returns when no job is left."""
+        while self.jobs:  # noqa: ASYNC110
+            await asyncio.sleep(DRAIN_POLL_S)
 
     async def close(self) -> None:
         """Breaks the links and stops the beats."""

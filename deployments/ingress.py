@@ -24,7 +24,7 @@ from app.proto import generation_pb2 as pb
 from app.service import GenerationService
 from app.settings import Settings
 from app.streams.log import StreamLog
-from deployments.calls import ServeGeneratorCalls
+from deployments.calls import LinkedCalls
 from deployments.generator_client import GeneratorClient
 from deployments.grpc_servicer import CallContext, GenerationServicer
 from deployments.handle_calls import Fields, HandleCalls
@@ -199,7 +199,7 @@ class Ingress:
     def _generator_client(self, name: str, handle: DeploymentHandle[Any]) -> GeneratorClient:
         model = next(model for model in self._settings.models if model.name == name)
         return GeneratorClient(
-            ServeGeneratorCalls(handle, self._link(handle)),
+            LinkedCalls(self._link(handle)),
             directory_of(handle.app_name, handle.deployment_name),
             ingress=self._name,
             sequences_per_replica=model.sequences_per_replica,

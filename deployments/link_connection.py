@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Self, cast
@@ -77,10 +78,14 @@ class LinkConnection(asyncio.Protocol):
         finally:
             self.leave(number)
 
-    def follow(self, request: bytes) -> LinkFeed:
-        """A feed: the answers to `request` one by one. Raises as `call` does."""
+    def follow(self, request: bytes, *, beats: bool = False) -> LinkFeed:
+        """A feed: the answers to `request` one by one. Raises as `call` does.
+
+        `beats`: something always comes before long. When such a feed is cancelled and nothing was heard since it began, the
+        connection is taken for dead, and broken.
+        """
         number, ended = self._begin(FOLLOW, request)
-        feed = self._feeds[number] = LinkFeed(self, number, ended)
+        feed = self._feeds[number] = LinkFeed(self, number, ended, beats)
         return feed
 
     def leave(self, number: int) -> None:
@@ -164,13 +169,15 @@ class LinkFeed:
     Implements `deployments.calls.Call`: it goes on until the answers end or until it is cancelled.
     """
 
-    def __init__(self, connection: LinkConnection, number: int, ended: asyncio.Future[bytes]) -> None:
+    def __init__(
+        self, connection: LinkConnection, number: int, ended: asyncio.Future[bytes], beats: bool
+    ) -> None:
         self._connection = connection
         self._number = number
         self._ended = ended
         self._items: deque[bytes] = deque()
         self._waiter: asyncio.Future[None] | None = None
-        self._began_s = connection.heard_s
+        self._silent_s = connection.heard_s if beats else -math.inf
         ended.add_done_callback(lambda _: self._wake())
 
     def __aiter__(self) -> Self:
@@ -190,15 +197,12 @@ class LinkFeed:
         self._wake()
 
     def cancel(self) -> None:
-        """Ends the feed on both sides; who waits in it gets `CancelledError`. Idempotent; harmless after the end.
-
-        A connection on which nothing was heard since it began is taken for dead, and broken.
-        """
+        """Ends the feed on both sides; who waits in it gets `CancelledError`. Idempotent; harmless after the end."""
         if self._ended.done():
             return
         self._ended.cancel()
         self._connection.leave(self._number)
-        if self._connection.heard_s <= self._began_s:
+        if self._connection.heard_s <= self._silent_s:
             self._connection.abort()
 
     def _wake(self) -> None:

@@ -10,6 +10,7 @@ from ray.serve._private.api import call_user_app_builder_with_args_if_necessary 
 from ray.serve.schema import ServeDeploySchema
 
 from app.settings import Settings
+from deployments.autoscaling import sequences_policy
 from deployments.builder import build_app
 
 BUILDER: Any = build_app
@@ -136,12 +137,6 @@ def test_nothing_queues_without_bound() -> None:
         assert config_.backpressure_config.status_code == 503
 
 
-def test_the_engine_refuses_before_serve_does() -> None:
-    settings = Settings()
-    generator = deployments(settings)["Generator:storyteller"]._deployment_config
-    assert generator.max_ongoing_requests > settings.models[0].sequences_per_replica
-
-
 def test_autoscaling_follows_the_model() -> None:
     models = [
         {"name": "one", "min_replicas": 2, "max_replicas": 2},
@@ -151,6 +146,7 @@ def test_autoscaling_follows_the_model() -> None:
     assert built["Generator:one"].num_replicas == 2
     scaling = built["Generator:two"]._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas) == (1, 4)
+    assert scaling.policy.get_policy().__name__ == sequences_policy.__name__
 
 
 @pytest.mark.parametrize(

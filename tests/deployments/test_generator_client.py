@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from ray.serve.exceptions import BackPressureError
@@ -111,27 +111,6 @@ def test_leaving_frees_the_place() -> None:
     run(main())
 
 
-def test_a_job_that_goes_on_though_it_was_left_is_told_to_end() -> None:
-    """As when Serve loses the cancellation of its call."""
-
-    async def main() -> None:
-        async with serving("a") as (calls, client):
-            replica, kept = calls.replicas["a"], Sink()
-            async with client.open(job(1), kept):
-                async with client.open(job(2), Sink()):
-                    next(call for call in reversed(replica.calls) if call.kind == "generate").deaf = True
-                await settle()
-                assert len(replica.engine.jobs) == 2
-                replica.engine.step()
-                await settle()
-                assert list(replica.engine.jobs) == [(INGRESS, 1)] and replica.server.jobs == 1
-                replica.engine.step()
-                await settle()
-                assert len(kept.ids) == 2 and calls.control_calls == 1
-
-    run(main())
-
-
 @pytest.mark.parametrize("turns", range(12))
 def test_cancelling_at_any_moment_frees_the_place(turns: int) -> None:
     async def main() -> None:
@@ -221,6 +200,82 @@ def test_a_replica_that_does_not_accept_is_given_up() -> None:
             with pytest.raises(GeneratorUnavailable):
                 await _open(client, Sink())
             assert asyncio.get_running_loop().time() - began_s <= STALL_TIMEOUT_S + 0.1
+
+    run(main())
+
+
+def test_jobs_go_where_the_fewest_are() -> None:
+    async def main() -> None:
+        async with serving("a", "b") as (_, client), AsyncExitStack() as stack:
+
+            async def opened(key: int, into: AsyncExitStack) -> str:
+                return (await into.enter_async_context(client.open(job(key), Sink()))).replica
+
+            assert [await opened(key, stack) for key in range(4)] == ["a", "b", "a", "b"]
+            async with AsyncExitStack() as left:
+                assert [await opened(key, left) for key in (4, 5)] == ["a", "b"]
+            for key in range(6, 9):
+                async with client.open(job(key), Sink()):
+                    pass
+            assert {await opened(key, stack) for key in (9, 10)} == {"a", "b"}
+
+    run(main())
+
+
+def test_a_replica_that_is_full_is_passed_over() -> None:
+    async def main() -> None:
+        async with serving("a", "b") as (calls, client):
+            for replica in calls.replicas.values():
+                replica.engine.refusal = Overloaded("full", retry_after_s=2)
+            with pytest.raises(Overloaded):
+                await _open(client, Sink())
+            calls.replicas["b"].engine.refusal = None
+            for key in (2, 3):
+                async with client.open(job(key), Sink()) as generation:
+                    assert generation.replica == "b"
+            await settle()
+            assert [replica.server.jobs for replica in calls.replicas.values()] == [0, 0]
+
+    run(main())
+
+
+def test_a_job_waits_for_the_link_to_a_replica() -> None:
+    async def main() -> None:
+        async with serving("a") as (calls, client):
+            calls.unlinked.add("a")
+            opening = asyncio.create_task(_open(client, Sink()))
+            await asyncio.sleep(1)
+            assert not opening.done()
+            calls.unlinked.clear()
+            await opening
+            calls.unlinked.add("a")
+            with pytest.raises(GeneratorUnavailable):
+                await _open(client, Sink())
+
+    run(main())
+
+
+def test_a_replica_that_can_not_be_called_is_said_at_once() -> None:
+    async def main() -> None:
+        async with serving("a") as (calls, client):
+            calls.breaking.add("a")
+            began_s = asyncio.get_running_loop().time()
+            with pytest.raises(GeneratorUnavailable):
+                await _open(client, Sink())
+            assert client.jobs == 0 and asyncio.get_running_loop().time() == began_s
+
+    run(main())
+
+
+def test_a_replica_drains_until_its_last_job_has_ended() -> None:
+    async def main() -> None:
+        async with serving("a") as (calls, client):
+            server = calls.replicas["a"].server
+            async with client.open(job(1), Sink()):
+                draining = asyncio.create_task(server.drained())
+                await asyncio.sleep(60)
+                assert not draining.done()
+            await draining
 
     run(main())
 

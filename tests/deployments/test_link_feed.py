@@ -94,12 +94,12 @@ def test_what_came_before_the_end_is_read_after_it() -> None:
     live(test)
 
 
-@pytest.mark.parametrize("begun", [False, True])
-def test_a_feed_that_is_cancelled_ends_on_both_sides(begun: bool) -> None:
+@pytest.mark.parametrize(("begun", "beats"), [(False, False), (True, False), (True, True)])
+def test_a_feed_that_is_cancelled_ends_on_both_sides(begun: bool, beats: bool) -> None:
     async def test(source: Source, connection: LinkConnection) -> None:
         keeps = connection.follow(b"y")
         await anext(keeps)
-        feed = connection.follow(b"x")
+        feed = connection.follow(b"x", beats=beats)
         if begun:
             await anext(feed)
         reading = asyncio.ensure_future(read(feed))
@@ -108,13 +108,21 @@ def test_a_feed_that_is_cancelled_ends_on_both_sides(begun: bool) -> None:
         feed.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        if begun:
-            await until(lambda: source.left == 1)
-            source.items.put_nowait(b"ab")
-            assert await anext(keeps) == b"ab"
-            assert connection.calls == 1
-        else:
-            await connection.lost  # nothing was heard since it began, as from a process that is dead
+        await until(lambda: source.following == 1)
+        source.items.put_nowait(b"ab")
+        assert await anext(keeps) == b"ab"
+        assert connection.calls == 1
+
+    live(test)
+
+
+def test_a_connection_without_beats_is_broken() -> None:
+    async def test(source: Source, connection: LinkConnection) -> None:
+        other, feed = connection.follow(b"y"), connection.follow(b"x", beats=True)
+        feed.cancel()  # nothing was heard since it began, as from a process that is dead
+        await connection.lost
+        with pytest.raises(LinkBroken):
+            await read(other)
 
     live(test)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+from app.schema.tokens import Job
 from deployments.generator_server import GeneratorServer
+from deployments.link import LinkBroken
 from deployments.replica_directory import ReplicaDirectory, ReplicaGone
 from tests.fakes.job_loop import FakeJobLoop
 
@@ -14,20 +16,15 @@ class Replica:
     """A generator replica of the test. A hung one keeps its calls open and says nothing."""
 
     def __init__(self, name: str) -> None:
-        self.server = GeneratorServer(name)
+        self.name = name
+        self.server = GeneratorServer(max_jobs=8)
         self.engine = FakeJobLoop(self.server)
         self.calls: list[FakeCall] = []
         self.hangs = False
 
-    @property
-    def name(self) -> str:
-        return self.server.replica
-
 
 class FakeCall:
-    """Implements `deployments.calls.Call` over an async generator of the replica. `deaf`: a cancellation does not get there."""
-
-    deaf = False
+    """Implements `deployments.calls.Call` over an async generator of the replica."""
 
     def __init__(self, replica: Replica, kind: str, answers: AsyncIterator[bytes]) -> None:
         self.kind = kind
@@ -44,8 +41,7 @@ class FakeCall:
 
     def cancel(self) -> None:
         """Ends the call on both sides."""
-        if not self.deaf:
-            self._task.cancel()
+        self._task.cancel()
         self.items.put_nowait(asyncio.CancelledError())
 
     def fail(self, error: BaseException) -> None:
@@ -64,14 +60,18 @@ class FakeCall:
 
 
 class FakeCalls:
-    """Implements `deployments.calls.GeneratorCalls`. `generate` goes to the first replica that is not marked silent."""
+    """Implements `deployments.calls.GeneratorCalls`.
+
+    Replicas in `unlinked` are listed and can't be called yet; a job breaks the link to those in `breaking`.
+    """
 
     def __init__(self) -> None:
         self.directory = ReplicaDirectory()
         self.replicas: dict[str, Replica] = {}
         self.control_failures = 0
         self.control_calls = 0
-        self.generate_failure: BaseException | None = None
+        self.unlinked: set[str] = set()
+        self.breaking: set[str] = set()
 
     def add(self, name: str) -> Replica:
         """Starts a replica and lists it."""
@@ -87,12 +87,15 @@ class FakeCalls:
         if not listed:
             self.directory.publish(self.replicas)
 
-    def generate(self, job: bytes) -> FakeCall:
-        if self.generate_failure is not None:
-            raise self.generate_failure
-        name = min(self.directory.answering)
-        replica = self.replicas[name]
-        return FakeCall(replica, "generate", replica.server.generate(job))
+    @property
+    def reached(self) -> set[str]:
+        return self.replicas.keys() - self.unlinked
+
+    def generate(self, replica: str, job: Job) -> FakeCall:
+        if replica in self.breaking:
+            raise LinkBroken("it was there a moment ago")
+        found = self._find(replica)
+        return FakeCall(found, "generate", found.server.generate(job))
 
     def channel(self, replica: str, ingress: str, after: int) -> FakeCall:
         found = self._find(replica)
@@ -109,7 +112,6 @@ class FakeCalls:
         """Ends every call that is still open."""
         for replica in self.replicas.values():
             for call in list(replica.calls):
-                call.deaf = False
                 call.cancel()
             await replica.server.close()
         await asyncio.sleep(0)

@@ -26,7 +26,7 @@ from ray.serve.handle import DeploymentHandle
 
 from app.schema.sampling import SamplingParams
 from app.schema.tokens import Job, TokenBatch
-from deployments.calls import ServeGeneratorCalls, serve_options
+from deployments.calls import LinkedCalls, serve_options
 from deployments.generator_client import GeneratorClient, RemoteJob
 from deployments.link_client import links_to
 from deployments.replica_directory import directory_of
@@ -67,7 +67,7 @@ class Driver:
         self.ingress = f"driver-{secrets.token_hex(4)}"
         self.handle: DeploymentHandle[Any] = serve.get_deployment_handle(deployment, application)
         self.links = links_to(self.handle)
-        self.calls = ServeGeneratorCalls(self.handle, self.links)
+        self.calls = LinkedCalls(self.links)
         self.directory = directory_of(application, deployment)
         self.client = GeneratorClient(
             self.calls,

@@ -1,14 +1,14 @@
 """Calls to the generator replicas: what the ingress needs of them, and how links do it.
 
-Every call is made outside of Serve's request context. A call that Serve knows as the child of a request is cancelled with that
-request, whereas streams and channels outlive the connection that needed them first.
+What works for streams is kept out of Serve's request context: what is known there as the child of a request is cancelled with
+it, whereas streams and channels outlive the connection that needed them first.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Coroutine, Set
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Protocol
 
 from ray.serve._private.constants import RAY_SERVE_USE_GRPC_BY_DEFAULT
@@ -28,15 +28,10 @@ class Call(Protocol):
 
 
 class GeneratorCalls(Protocol):
-    """What the replicas of a generator deployment do. To be used inside tasks of `detached`.
+    """What the replicas of a generator deployment do.
 
     All raise, at once or from the call, `ReplicaGone` and whatever says that the replica can't be reached now.
     """
-
-    @property
-    def reached(self) -> Set[str]:
-        """The replicas that can be called now, of those that Serve lists."""
-        ...
 
     def generate(self, replica: str, job: Job) -> Call:
         """Has `replica` work on `job`: one `Answer`, then nothing until the job has ended."""
@@ -79,9 +74,6 @@ class Connection(Protocol):
 class Links(Protocol):
     """What is needed of `deployments.link_client.LinkClient`."""
 
-    @property
-    def connected(self) -> Set[str]: ...
-
     def to(self, replica: str) -> Connection: ...
 
 
@@ -90,10 +82,6 @@ class LinkedCalls:
 
     def __init__(self, links: Links) -> None:
         self._links = links
-
-    @property
-    def reached(self) -> Set[str]:
-        return self._links.connected
 
     def generate(self, replica: str, job: Job) -> Call:
         return self._links.to(replica).follow(encode(Generate(job)))

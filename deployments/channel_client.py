@@ -38,6 +38,7 @@ class ChannelClient:
         on_lost: Callable[[str], None],
     ) -> None:
         self.replica = replica
+        self.is_open = False
         self.messages = 0
         self._ingress = ingress
         self._calls = calls
@@ -48,7 +49,6 @@ class ChannelClient:
         self._number = 0
         self._heard_s = asyncio.get_running_loop().time()
         self._silent = False
-        self._open = False
         self._closed = False
         self._call: Call | None = None
         self._changed = asyncio.Event()
@@ -57,7 +57,7 @@ class ChannelClient:
     def replicas_changed(self) -> None:
         """To be called when the directory has changed: a broken channel to a replica that is gone is given up."""
         self._changed.set()
-        if not self._open and self._call is not None and self.replica not in self._directory.replicas:
+        if not self.is_open and self._call is not None and self.replica not in self._directory.replicas:
             self._call.cancel()  # it may be one of those that never say anything any more
 
     def close(self) -> None:
@@ -76,8 +76,8 @@ class ChannelClient:
         while True:
             before = self.messages
             await self._attend()
-            if self.messages > before:
-                retry_s = FIRST_RETRY_S
+            if self.messages > before or self._call is None:
+                retry_s = FIRST_RETRY_S  # without a call it was only the link that is not there yet
             if self.replica not in self._directory.replicas:
                 self._lose()
             self._changed.clear()
@@ -89,25 +89,26 @@ class ChannelClient:
 
     async def _attend(self) -> None:
         """Opens the channel and follows it until it breaks."""
-        self._open = False
+        self._call = None
         try:
             call = self._call = self._calls.channel(self.replica, self._ingress, self._number)
             async for message in call:
                 self._receive(message)
         except asyncio.CancelledError:
-            # Serve turns the cancellation of a call by the other side into this, too.
+            # Our own cancellation of the call is this, too.
             if self._closed:
                 raise
         except Exception as error:
             logger.info("The channel to %s broke: %s", self.replica, type(error).__name__)
         finally:
+            self.is_open = False
             if self._call is not None:
                 self._call.cancel()
 
     def _receive(self, data: bytes) -> None:
         message = decode_message(data)
         self.messages += 1
-        self._open = True
+        self.is_open = True
         self._heard_s = asyncio.get_running_loop().time()
         if self._silent:
             self._silent = False

@@ -29,6 +29,11 @@ class ChannelServer:
     def jobs(self) -> int:
         return len(self._jobs)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no job left, and nothing that waits to be sent."""
+        return not self._jobs and not any(outbox.has_waiting for outbox in self._outboxes.values())
+
     def deliver(self, outputs: Mapping[str, list[TokenBatch]]) -> None:
         """Takes what one step of the engine made. Called on the event loop, once for each step."""
         for ingress, batches in outputs.items():
@@ -98,4 +103,4 @@ class RunningJob:
 
     async def ended(self) -> None:
         """Returns when the engine has made the last batch of the job."""
-        await asyncio.shield(self._ended)
+        await self._ended

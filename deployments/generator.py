@@ -61,9 +61,9 @@ class Generator(GeneratorServer):
         }
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Called by Serve now and then, for `deployments.autoscaling`: sequences that are in the batch or wait for it."""
+        """Called by Serve now and then, for `deployments.autoscaling`: places that are taken, paused sequences included."""
         statistics = self._engine_loop.statistics()
-        return {SEQUENCES: statistics.running + statistics.waiting}
+        return {SEQUENCES: statistics.running + statistics.waiting + statistics.paused}
 
     def check_health(self) -> None:
         """Called by Serve. Raises when the replica should be replaced."""

@@ -1,15 +1,16 @@
 """The generators of one model as the ingress sees them: implements `app.ports.Generator` over calls and channels.
 
 A job is started by a `generate` call that stays open until it ends; its tokens come on the channel of the replica that took it.
-It goes to the replica with the fewest of ours, and to the next one if that is full. The sink is known before the call is made,
-because tokens may overtake the acceptance. Leaving a job cancels its call, which frees its place; so does cancelling at any
-point.
+It goes to the replica that has the fewest of ours, and to the next one if that does not take it. The sink is known before the
+call is made, because tokens may overtake the acceptance. Leaving a job cancels its call, which frees its place; so does
+cancelling at any point.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -26,7 +27,7 @@ from deployments.replica_directory import ReplicaDirectory
 
 logger = logging.getLogger(__name__)
 
-LINK_POLL_S = 0.02
+CHANNEL_POLL_S = 0.02
 
 
 class RemoteJob:
@@ -42,9 +43,9 @@ class RemoteJob:
         self._control = control
 
     def close(self) -> None:
-        """Ends the call, if there is one: at once, unless all of the job has come."""
+        """Ends the call, if there is one, and with it what is left of the job."""
         if self.call is not None:
-            self.call.close(cancel=self.choices_left > 0)
+            self.call.close()
 
     def pause(self) -> None:
         self._control.send(self.replica, self.key, "pause")
@@ -76,8 +77,6 @@ class GeneratorClient:
         self._control = ControlSender(calls, ingress)
         self._channels: dict[str, ChannelClient] = {}
         self._jobs: dict[int, RemoteJob] = {}
-        self._calls_made = 0
-        self._last_call: dict[str, int] = {}
         self._feeds: dict[int, Callable[[TokenBatch], None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -127,45 +126,50 @@ class GeneratorClient:
             running.close()
 
     async def _usable(self) -> list[str]:
-        """The replicas that can take a job, the one with the fewest of ours first. Waits for the links to them."""
+        """The replicas that can take a job, the one with the fewest choices of ours first. Waits for a channel to be open."""
         deadline_s = asyncio.get_running_loop().time() + self._stall_timeout_s
-        while not (usable := self._directory.answering & self._calls.reached):
+        while not (usable := self._directory.answering & self._open_channels()):
             if not self._directory.answering or asyncio.get_running_loop().time() > deadline_s:
                 raise GeneratorUnavailable(
                     "No replica of the model answers. Try again later.", retry_after_s=RETRY_AFTER_S
                 )
-            await asyncio.sleep(LINK_POLL_S)
+            await asyncio.sleep(CHANNEL_POLL_S)
         if len(usable) == 1:
             return list(usable)
-        load = Counter(running.call.replica for running in self._jobs.values() if running.call is not None)
-        return sorted(usable, key=lambda replica: (load[replica], self._last_call.get(replica, 0), replica))
+        load: Counter[str] = Counter()
+        for running in self._jobs.values():
+            if running.call is not None:
+                load[running.call.replica] += running.choices_left
+        # Among equals by chance: other ingress processes choose, too.
+        return sorted(usable, key=lambda replica: (load[replica], random.random()))
+
+    def _open_channels(self) -> set[str]:
+        return {replica for replica, channel in self._channels.items() if channel.is_open}
 
     async def _place(self, running: RemoteJob, replicas: list[str]) -> None:
-        """Has the first of `replicas` take the job that has room for it. Raises the `ServiceError` that prevents it."""
+        """Has the first of `replicas` that will take the job. Raises the `ServiceError` that prevents it.
+
+        One that may have taken it is the last that is tried: its tokens could come.
+        """
         for replica in replicas:
-            call = running.call = self._call(replica, running.job)
+            call = running.call = GenerateCall(
+                self._calls, replica, running.job, accept_timeout_s=self._stall_timeout_s
+            )
             try:
                 await call.accepted()
-            except Overloaded:
-                if replica == replicas[-1]:
+            except (Overloaded, GeneratorUnavailable):
+                if not call.refused or replica == replicas[-1]:
                     raise
             else:
                 self._accept(running, call)
                 return
 
-    def _call(self, replica: str, job: Job) -> GenerateCall:
-        self._calls_made += 1
-        self._last_call[replica] = self._calls_made
-        return GenerateCall(self._calls, replica, job, accept_timeout_s=self._stall_timeout_s)
-
     def _accept(self, running: RemoteJob, call: GenerateCall) -> None:
-        running.replica = replica = call.replica
-        if replica not in self._channels:
-            if replica not in self._directory.replicas:
-                raise GeneratorUnavailable(
-                    "The replica that took the job is gone. Try again.", retry_after_s=RETRY_AFTER_S
-                )
-            self._open_channel(replica)
+        if call.replica not in self._channels:
+            raise GeneratorUnavailable(
+                "The replica that took the job is gone. Try again.", retry_after_s=RETRY_AFTER_S
+            )
+        running.replica = call.replica
         call.on_broken(lambda: self._lose_job(running))
 
     # Tokens.
@@ -202,7 +206,7 @@ class GeneratorClient:
     def _forget(self, running: RemoteJob) -> None:
         self._jobs.pop(running.key, None)
         self._feeds.pop(running.key, None)
-        channel = self._channels.get(running.replica)
+        channel = self._channels.get(running.call.replica) if running.call is not None else None
         if channel is not None:
             self._close_if_retired(channel)
 
@@ -218,8 +222,6 @@ class GeneratorClient:
             return
         for replica in self._directory.replicas - self._channels.keys():
             self._open_channel(replica)
-        for replica in self._last_call.keys() - self._directory.replicas:
-            del self._last_call[replica]
         for channel in list(self._channels.values()):
             channel.replicas_changed()
             self._close_if_retired(channel)
@@ -236,10 +238,11 @@ class GeneratorClient:
         )
 
     def _close_if_retired(self, channel: ChannelClient) -> None:
-        """A replica that drains waits for its channels: they close when its last job here has ended."""
+        """The channel to a replica that drains closes when the last of our jobs there has ended."""
         if channel.replica in self._directory.replicas:
             return
-        if any(running.replica == channel.replica for running in self._jobs.values()):
+        calls = (running.call for running in self._jobs.values())
+        if any(call is not None and call.replica == channel.replica for call in calls):
             return
         if self._channels.pop(channel.replica, None) is not None:
             channel.close()

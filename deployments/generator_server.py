@@ -105,8 +105,8 @@ class GeneratorServer:
         return self.generate(wanted.job)
 
     async def drained(self) -> None:
-        """Returns when no job is left."""
-        while self.jobs:  # noqa: ASYNC110
+        """Returns when no job is left and all is sent, or the engine will not do any more."""
+        while self.healthy and not self._channels.is_idle:  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_POLL_S)
 
     async def close(self) -> None:

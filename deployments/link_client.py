@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
@@ -61,11 +61,6 @@ class LinkClient:
             if connection is not None and connection.heard_s <= began_s:
                 connection.abort()  # nothing at all has come: it is dead
             raise
-
-    @property
-    def connected(self) -> Set[str]:
-        """The replicas that Serve lists and to which there is a connection."""
-        return self._connections.keys()
 
     def to(self, replica: str) -> LinkConnection:
         """The connection to one replica, which may have left Serve's list while something of ours is under way there.

@@ -28,7 +28,8 @@ from deployments.link import (
     LinkFailed,
 )
 
-MAX_CALLS = 4096
+MAX_CALLS = 65_536
+"""Under way on one connection; the other side has bounds of its own, which are lower."""
 
 
 async def connect(address: LinkAddress) -> LinkConnection:

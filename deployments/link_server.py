@@ -10,6 +10,7 @@ import contextvars
 import hmac
 import logging
 import secrets
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import cast
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 SECRET_BYTES = 32
 HELLO_TIMEOUT_S = 5.0
+UNREAD_TIMEOUT_S = 30.0
+"""How long the other side may leave unacknowledged what it is sent: then its machine is gone, and the kernel breaks the link."""
 MAX_STRANGERS = 64
 """Connections that have not said the secret yet."""
 
@@ -101,6 +104,8 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._writer = FrameWriter(self._transport)
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * UNREAD_TIMEOUT_S))
         self._deadline = self._loop.call_later(HELLO_TIMEOUT_S, self.abort)
         if self._server.strangers >= MAX_STRANGERS:
             self.abort()

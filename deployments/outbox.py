@@ -34,6 +34,11 @@ class Outbox:
     def attached(self) -> bool:
         return self._reader is not None
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether an open channel has not taken all that was made."""
+        return self.attached and bool(self._waiting)
+
     def put(self, batches: list[TokenBatch]) -> None:
         """Adds the batches of a step. Keeps the list if there is nothing else waiting."""
         if self._waiting:

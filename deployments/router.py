@@ -1,7 +1,7 @@
 """How a call finds its replica: by load, or by name.
 
 A call with a `session_id` goes to the replica of that unique id, as those do that ask where it can be linked to. All others go
-to the one with fewer calls under way of two that are picked at random, silent replicas left out while others answer.
+to the one with the fewest calls under way.
 
 Serve ships the router class by value, so a class or a variable of this module is another one in every process that routes:
 what must be shared lives in `deployments.replica_directory`.
@@ -9,7 +9,6 @@ what must be shared lives in `deployments.replica_directory`.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from typing import Any
 
@@ -39,7 +38,7 @@ class ReplicaRouter(RequestRouter):
     ) -> list[list[RunningReplica]]:
         target = pending_request.metadata.session_id if pending_request is not None else ""
         if not target:
-            return [self._two_of(candidate_replicas)]
+            return [candidate_replicas]
         named = [replica for replica in candidate_replicas if replica.replica_id.unique_id == target]
         if named:
             return [named]
@@ -48,13 +47,6 @@ class ReplicaRouter(RequestRouter):
             # The router would go on for ever on an empty answer, and hang on an exception.
             pending_request.future.set_exception(ReplicaGone(target))
         return [candidate_replicas]
-
-    def _two_of(self, candidates: list[RunningReplica]) -> list[RunningReplica]:
-        answering = self._directory.answering
-        usable = [
-            replica for replica in candidates if replica.replica_id.unique_id in answering
-        ] or candidates
-        return usable if len(usable) <= 2 else random.sample(usable, 2)
 
     def _publish(self, replica_ids: Iterable[ReplicaID]) -> None:
         self._directory.publish(replica_id.unique_id for replica_id in replica_ids)

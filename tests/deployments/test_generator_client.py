@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
-from ray.serve.exceptions import BackPressureError
 
 from app.errors import GeneratorUnavailable, InvalidRequest, Overloaded, ServiceError
 from app.schema.sampling import SamplingParams
 from app.schema.tokens import Job, Steering, TokenBatch
-from deployments.channel import BEAT_S
+from deployments.channel import BEAT_S, Accepted, encode
 from deployments.generator_client import GeneratorClient
+from deployments.link import LinkBusy
 from tests.fakes.calls import FakeCalls
 from tests.fakes.clock import settle
 from tests.fakes.loop import run
@@ -156,7 +156,7 @@ def test_refusal_of_the_engine_keeps_its_class(error: ServiceError, expected: ty
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (BackPressureError(num_queued_requests=1, max_queued_requests=1), Overloaded),
+        (LinkBusy("full up"), Overloaded),
         (ConnectionError("gone"), GeneratorUnavailable),
         (ZeroDivisionError("a bug"), ServiceError),
     ],
@@ -204,37 +204,57 @@ def test_a_replica_that_does_not_accept_is_given_up() -> None:
     run(main())
 
 
-def test_jobs_go_where_the_fewest_are() -> None:
+def test_jobs_go_where_the_fewest_choices_are() -> None:
     async def main() -> None:
         async with serving("a", "b") as (_, client), AsyncExitStack() as stack:
 
-            async def opened(key: int, into: AsyncExitStack) -> str:
-                return (await into.enter_async_context(client.open(job(key), Sink()))).replica
+            async def opened(key: int, n: int = 1) -> str:
+                return (await stack.enter_async_context(client.open(job(key, n), Sink()))).replica
 
-            assert [await opened(key, stack) for key in range(4)] == ["a", "b", "a", "b"]
-            async with AsyncExitStack() as left:
-                assert [await opened(key, left) for key in (4, 5)] == ["a", "b"]
-            for key in range(6, 9):
-                async with client.open(job(key), Sink()):
-                    pass
-            assert {await opened(key, stack) for key in (9, 10)} == {"a", "b"}
+            first = await opened(1)
+            second = await opened(2, n=3)
+            assert {first, second} == {"a", "b"}
+            assert [await opened(key) for key in (3, 4)] == [first, first]
+            assert {await opened(key) for key in (5, 6)} == {"a", "b"}
 
     run(main())
 
 
-def test_a_replica_that_is_full_is_passed_over() -> None:
+@pytest.mark.parametrize(
+    "refusal", [Overloaded("full", retry_after_s=2), GeneratorUnavailable("stopping", retry_after_s=2)]
+)
+def test_a_replica_that_refuses_is_passed_over(refusal: ServiceError) -> None:
     async def main() -> None:
-        async with serving("a", "b") as (calls, client):
+        async with serving("a", "b", "c") as (calls, client):
+            calls.breaking.add("c")
             for replica in calls.replicas.values():
-                replica.engine.refusal = Overloaded("full", retry_after_s=2)
-            with pytest.raises(Overloaded):
+                replica.engine.refusal = refusal
+            with pytest.raises((Overloaded, GeneratorUnavailable)):
                 await _open(client, Sink())
             calls.replicas["b"].engine.refusal = None
-            for key in (2, 3):
+            for key in range(2, 12):
                 async with client.open(job(key), Sink()) as generation:
                     assert generation.replica == "b"
             await settle()
-            assert [replica.server.jobs for replica in calls.replicas.values()] == [0, 0]
+            assert [replica.server.jobs for replica in calls.replicas.values()] == [0, 0, 0]
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [ConnectionError("gone"), TimeoutError()])
+def test_a_job_that_may_have_been_taken_is_taken_nowhere_else(error: Exception) -> None:
+    async def main() -> None:
+        async with serving("a") as (calls, client):
+            replica = calls.replicas["a"]
+            replica.hangs = True
+            opening = asyncio.create_task(_open(client, Sink()))
+            await settle()
+            other = calls.add("b")
+            await settle()
+            next(call for call in replica.calls if call.kind == "generate").fail(error)
+            with pytest.raises(GeneratorUnavailable):
+                await opening
+            assert not other.engine.jobs and client.jobs == 0
 
     run(main())
 
@@ -242,15 +262,44 @@ def test_a_replica_that_is_full_is_passed_over() -> None:
 def test_a_job_waits_for_the_link_to_a_replica() -> None:
     async def main() -> None:
         async with serving("a") as (calls, client):
-            calls.unlinked.add("a")
+            await _unlink(calls)
             opening = asyncio.create_task(_open(client, Sink()))
             await asyncio.sleep(1)
             assert not opening.done()
             calls.unlinked.clear()
             await opening
-            calls.unlinked.add("a")
+            await _unlink(calls)
             with pytest.raises(GeneratorUnavailable):
                 await _open(client, Sink())
+
+    run(main())
+
+
+async def _unlink(calls: FakeCalls) -> None:
+    calls.unlinked.add("a")
+    for call in list(calls.replicas["a"].calls):
+        call.fail(ConnectionError())
+    await settle()
+
+
+def test_a_job_that_is_taken_while_serve_drops_the_replica_goes_on() -> None:
+    async def main() -> None:
+        async with serving("a", "b") as (calls, client):
+            calls.directory.mark("b", silent=True)
+            sink, replica = Sink(), calls.replicas["a"]
+            replica.hangs = True
+            opening = asyncio.create_task(_until_finished(client, sink))
+            await settle()
+            replica.hangs = False
+            calls.directory.publish(["b"])
+            await settle()
+            assert client.channels == {"a", "b"}
+            answer = encode(Accepted())
+            next(call for call in replica.calls if call.kind == "generate").items.put_nowait(answer)
+            await settle()
+            replica.engine.step(finish="stop")
+            await opening
+            assert sink.ids == [0] and sink.losses == 0
 
     run(main())
 
@@ -324,7 +373,9 @@ def test_a_killed_replica_loses_its_jobs_at_once() -> None:
     async def main() -> None:
         async with serving("a", "b") as (calls, client):
             sink, other = Sink(), Sink()
+            calls.directory.mark("b", silent=True)
             async with client.open(job(1), sink):
+                calls.directory.mark("b", silent=False)
                 calls.directory.mark("a", silent=True)
                 async with client.open(job(2), other) as generation:
                     assert generation.replica == "b"
@@ -350,8 +401,10 @@ def test_silence_is_a_loss_and_new_jobs_go_elsewhere() -> None:
     async def main() -> None:
         async with serving("a", "b") as (calls, client):
             sink = Sink()
+            calls.directory.mark("b", silent=True)
             async with client.open(job(1), sink) as generation:
                 assert generation.replica == "a"
+                calls.directory.mark("b", silent=False)
                 calls.replicas["a"].hangs = True
                 await asyncio.sleep(STALL_TIMEOUT_S - BEAT_S)
                 assert sink.losses == 0
@@ -394,6 +447,7 @@ def test_a_draining_replica_ends_its_jobs_and_then_the_channel_closes() -> None:
     async def main() -> None:
         async with serving("a", "b") as (calls, client):
             sink, replica = Sink(), calls.replicas["a"]
+            calls.directory.mark("b", silent=True)
             async with client.open(job(1), sink):
                 calls.directory.publish(["b"])
                 await settle()

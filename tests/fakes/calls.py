@@ -87,14 +87,10 @@ class FakeCalls:
         if not listed:
             self.directory.publish(self.replicas)
 
-    @property
-    def reached(self) -> set[str]:
-        return self.replicas.keys() - self.unlinked
-
     def generate(self, replica: str, job: Job) -> FakeCall:
+        found = self._find(replica)
         if replica in self.breaking:
             raise LinkBroken("it was there a moment ago")
-        found = self._find(replica)
         return FakeCall(found, "generate", found.server.generate(job))
 
     def channel(self, replica: str, ingress: str, after: int) -> FakeCall:
@@ -119,4 +115,6 @@ class FakeCalls:
     def _find(self, replica: str) -> Replica:
         if replica not in self.replicas:
             raise ReplicaGone(replica)
+        if replica in self.unlinked:
+            raise LinkBroken("there is no link")
         return self.replicas[replica]

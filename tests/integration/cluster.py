@@ -7,6 +7,7 @@ whatever became of its parents: HAProxy, for one, outlives a Ray that was killed
 from __future__ import annotations
 
 import contextlib
+import csv
 import os
 import re
 import secrets
@@ -94,6 +95,27 @@ class Cluster:
         """The ids of the cluster's processes whose command line contains `title`."""
         return [pid for pid in marked(self._mark) if title in command_line(pid)]
 
+    def haproxy_servers(self) -> list[dict[str, str]]:
+        """A row of HAProxy's statistics for each server of each of its backends. Raises `httpx.HTTPError`."""
+        port = self._variables["RAY_SERVE_HAPROXY_STATS_PORT"]
+        text = httpx.get(f"http://127.0.0.1:{port}/stats;csv", timeout=5).text.removeprefix("# ")
+        rows = csv.DictReader(text.splitlines())
+        return [row for row in rows if row["svname"] not in ("FRONTEND", "BACKEND")]
+
+    def ingress_in_use(self) -> int:
+        """How many ingress processes HAProxy would send a request to. Raises `httpx.HTTPError`."""
+        return sum(
+            row["pxname"].startswith("http-")
+            and "Ingress" in row["svname"]
+            and row["status"].startswith("UP")
+            for row in self.haproxy_servers()
+        )
+
+    @property
+    def _variables(self) -> dict[str, str]:
+        variables: dict[str, str] = self.config["controller_options"]["runtime_env"]["env_vars"]
+        return variables
+
     def _launch(self) -> subprocess.Popen[bytes]:
         path = self.directory / "serve_config.yaml"
         path.write_text(yaml.safe_dump(self.config, sort_keys=False))
@@ -105,8 +127,14 @@ class Cluster:
         return self._process
 
     def _ready(self) -> bool:
+        """Whether it answers, through HAProxy if that is used: until that knows all ingress processes, a Python proxy answers."""
         try:
-            return httpx.get(f"{self.base_url}/health", timeout=5).status_code == 200
+            if httpx.get(f"{self.base_url}/health", timeout=5).status_code != 200:
+                return False
+            if "controller_options" not in self.config:
+                return True
+            wanted = self.config["applications"][0]["args"].get("ingress", {}).get("replicas", 1)
+            return self.ingress_in_use() >= int(wanted)
         except httpx.HTTPError:
             return False
 

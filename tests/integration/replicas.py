@@ -6,7 +6,6 @@ What HAProxy counts begins anew when it is told of other servers: compare counts
 from __future__ import annotations
 
 import asyncio
-import csv
 import time
 
 import httpx
@@ -23,7 +22,7 @@ def served(server: Cluster) -> dict[str, int]:
     """How many requests each ingress process has had, as HAProxy counts them."""
     return {
         f"{row['pxname']}/{row['svname']}": int(row["stot"])
-        for row in _statistics(server)
+        for row in server.haproxy_servers()
         if int(row["stot"] or 0) > 0
     }
 
@@ -33,27 +32,11 @@ async def replaced(server: Cluster, title: str, count: int, killed: int) -> None
     give_up_s = time.monotonic() + RESTART_S
     while (
         len(set(server.processes(title)) - {killed}) < count
-        or (title == INGRESS and _used(server) < count)
+        or (title == INGRESS and server.ingress_in_use() < count)
         or not await _healthy(server)
     ):
         assert time.monotonic() < give_up_s, f"{title} was not replaced"
         await asyncio.sleep(0.5)
-
-
-def _used(server: Cluster) -> int:
-    """How many ingress processes HAProxy would send a request to."""
-    return sum(
-        row["pxname"].startswith("http-") and "Ingress" in row["svname"] and row["status"].startswith("UP")
-        for row in _statistics(server)
-    )
-
-
-def _statistics(server: Cluster) -> list[dict[str, str]]:
-    """A row for each server of each of HAProxy's backends."""
-    variables = server.config["controller_options"]["runtime_env"]["env_vars"]
-    port = variables["RAY_SERVE_HAPROXY_STATS_PORT"]
-    text = httpx.get(f"http://127.0.0.1:{port}/stats;csv").text.removeprefix("# ")
-    return [row for row in csv.DictReader(text.splitlines()) if row["svname"] not in ("FRONTEND", "BACKEND")]
 
 
 async def _healthy(server: Cluster) -> bool:

@@ -29,10 +29,12 @@ LINKED: dict[str, Any] = {
     "max_queued_requests": 256,
     "backpressure_config": BACKPRESSURE,
     "request_router_config": ROUTER,
+    "logging_config": {"enable_access_log": False},
 }
-"""Of deployments that work over links, which have bounds of their own: Serve's calls only ask what they are, and where."""
-QUIET = {"enable_access_log": False}
-"""The ingress logs requests; behind it, a line for each call would cost more than it tells."""
+"""Of deployments that work over links, which have bounds of their own: Serve's calls only ask what they are, and where.
+
+The ingress logs requests; behind it, a line for each call would cost more than it tells.
+"""
 
 
 def build_app(args: Settings) -> Application:
@@ -62,7 +64,6 @@ def _stream_log(args: Settings) -> Application:
         name="StreamLog",
         num_replicas=1,  # one memory; with two, each would know half of the streams
         **LINKED,
-        logging_config=QUIET,
         ray_actor_options={"num_cpus": 0},
     )(StreamLog)
     return deployment.bind(log_bounds(args))
@@ -80,7 +81,6 @@ def _tokenizer(model: ModelSettings, label: str) -> Application:
         name=f"Tokenizer:{label}",
         num_replicas=model.tokenizer_replicas,
         **LINKED,
-        logging_config=QUIET,
         ray_actor_options={"num_cpus": 0},
     )(Tokenizer)
     return deployment.bind(model)
@@ -91,7 +91,6 @@ def _generator(model: ModelSettings, label: str, args: Settings) -> Application:
         name=f"Generator:{label}",
         **LINKED,
         graceful_shutdown_timeout_s=args.limits.request_timeout_s + DRAIN_MARGIN_S,
-        logging_config=QUIET,
         ray_actor_options=_actor_options(model),
         **_scale(model),
     )(Generator)

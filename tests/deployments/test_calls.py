@@ -9,30 +9,16 @@ from contextlib import asynccontextmanager
 import pytest
 
 from app.errors import GeneratorUnavailable, InternalError, ServiceError
-from app.schema.sampling import SamplingParams
-from app.schema.tokens import Job, TokenBatch
 from deployments.calls import LinkedCalls
 from deployments.generator_client import GeneratorClient
 from deployments.generator_server import GeneratorServer
 from deployments.link_client import LinkClient
 from deployments.replica_directory import ReplicaDirectory
 from tests.fakes.job_loop import FakeJobLoop
+from tests.fakes.jobs import INGRESS, STALL_TIMEOUT_S, Sink, job
 from tests.fakes.real_time import until
 
 HOST = "127.0.0.1"
-INGRESS = "ingress-1"
-
-
-class Sink:
-    def __init__(self) -> None:
-        self.ids: list[int] = []
-        self.losses = 0
-
-    def feed(self, batch: TokenBatch) -> None:
-        self.ids += batch.token_ids
-
-    def lost(self) -> None:
-        self.losses += 1
 
 
 class World:
@@ -48,7 +34,7 @@ class World:
             self.directory,
             ingress=INGRESS,
             sequences_per_replica=8,
-            stall_timeout_s=3.0,
+            stall_timeout_s=STALL_TIMEOUT_S,
         )
 
     def break_link(self) -> None:
@@ -76,10 +62,6 @@ async def _world() -> AsyncIterator[World]:
         await world.client.close()
         await world.links.close()
         await world.server.close()
-
-
-def job(key: int) -> Job:
-    return Job(ingress=INGRESS, key=key, prompt=[1], sampling=SamplingParams(max_tokens=9))
 
 
 def test_a_job_and_its_tokens_travel_on_the_link() -> None:

@@ -91,13 +91,20 @@ class Cluster:
         [address] = re.findall(r"--gcs-address=(\S+)", command_line(raylet))[:1]
         return str(address)
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """Of Serve's processes; none in its default mode."""
+        options = self.config.get("controller_options", {"runtime_env": {"env_vars": {}}})
+        variables: dict[str, str] = options["runtime_env"]["env_vars"]
+        return variables
+
     def processes(self, title: str = "") -> list[int]:
         """The ids of the cluster's processes whose command line contains `title`."""
         return [pid for pid in marked(self._mark) if title in command_line(pid)]
 
     def haproxy_servers(self) -> list[dict[str, str]]:
         """A row of HAProxy's statistics for each server of each of its backends. Raises `httpx.HTTPError`."""
-        port = self._variables["RAY_SERVE_HAPROXY_STATS_PORT"]
+        port = self.variables["RAY_SERVE_HAPROXY_STATS_PORT"]
         text = httpx.get(f"http://127.0.0.1:{port}/stats;csv", timeout=5).text.removeprefix("# ")
         rows = csv.DictReader(text.splitlines())
         return [row for row in rows if row["svname"] not in ("FRONTEND", "BACKEND")]
@@ -110,11 +117,6 @@ class Cluster:
             and row["status"].startswith("UP")
             for row in self.haproxy_servers()
         )
-
-    @property
-    def _variables(self) -> dict[str, str]:
-        variables: dict[str, str] = self.config["controller_options"]["runtime_env"]["env_vars"]
-        return variables
 
     def _launch(self) -> subprocess.Popen[bytes]:
         path = self.directory / "serve_config.yaml"
@@ -131,7 +133,7 @@ class Cluster:
         try:
             if httpx.get(f"{self.base_url}/health", timeout=5).status_code != 200:
                 return False
-            if "controller_options" not in self.config:
+            if not self.variables:
                 return True
             wanted = self.config["applications"][0]["args"].get("ingress", {}).get("replicas", 1)
             return self.ingress_in_use() >= int(wanted)

@@ -24,9 +24,6 @@ Results = dict[str, dict[str, Any]]
 
 def drive(cluster: Cluster, scenarios: list[str]) -> Results:
     """Runs the driver in the cluster, in the mode of its ingress."""
-    variables: dict[str, str] = {}
-    if "controller_options" in cluster.config:
-        variables = cluster.config["controller_options"]["runtime_env"]["env_vars"]
     command = [
         sys.executable,
         "-m",
@@ -37,7 +34,7 @@ def drive(cluster: Cluster, scenarios: list[str]) -> Results:
     finished = subprocess.run(
         [*command, *scenarios],
         cwd=ROOT,
-        env={**cluster.environment, **variables, "RAY_ADDRESS": cluster.ray_address},
+        env={**cluster.environment, **cluster.variables, "RAY_ADDRESS": cluster.ray_address},
         capture_output=True,
         text=True,
         timeout=DRIVER_TIMEOUT_S,

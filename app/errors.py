@@ -22,7 +22,7 @@
     ├── GenerationFailed          500  this request broke its generation; others are well
     ├── Overloaded                503  wait `retry_after_s` and try again
     ├── GeneratorUnavailable      503  try again: the replica is gone
-    ├── LogUnavailable            503  try again: the log of streams does not answer
+    ├── StoreUnavailable            503  try again: the stream store does not answer
     └── Draining                  503  reconnect and resume
 
 The class carries what each protocol says of it, so that no edge decides on its own. Messages are written for clients: they
@@ -197,8 +197,8 @@ class GeneratorUnavailable(ServiceError):
     retryable = True
 
 
-class LogUnavailable(GeneratorUnavailable):
-    code = "log_unavailable"
+class StoreUnavailable(GeneratorUnavailable):
+    code = "store_unavailable"
 
 
 class Draining(ServiceError):

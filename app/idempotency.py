@@ -10,7 +10,7 @@ import msgspec
 
 from app.errors import InvalidRequest
 from app.schema.requests import GenerationRequest
-from app.streams.log import Idempotency
+from app.streams.store import Idempotency
 
 HEADER = "Idempotency-Key"
 _KEY = re.compile(r"[!-~]{1,255}")
@@ -32,6 +32,6 @@ def checked_key(key: str | None) -> str | None:
 
 
 def idempotency_of(key: str, route: str, request: GenerationRequest) -> Idempotency:
-    """What the log keeps to know the request again. Two bodies that ask for the same are the same, however they are written."""
+    """What the store keeps to know the request again. Two bodies that ask for the same are the same, however they are written."""
     said = msgspec.json.encode(request, order="deterministic")
     return Idempotency(key, hashlib.sha256(route.encode() + b"\n" + said).hexdigest())

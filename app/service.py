@@ -4,7 +4,8 @@
 fails there with its status; after that every failure is a frame. A stream lives in a task of its own, so that it outlives the
 connection that asked for it.
 
-When this process stops, its streams do not end: they stay in the log, and their readers are cut off, so that they resume through
+When this process stops, its streams do not end: they stay in the store, and their readers are cut off, so that they resume
+through
 another process, which goes on with them.
 """
 
@@ -24,30 +25,30 @@ from app.clock import SystemClock
 from app.context import check_vocabulary, fit_sampling
 from app.errors import (
     InternalError,
-    LogUnavailable,
     ModelNotFound,
     ServiceError,
+    StoreUnavailable,
     StreamExpired,
     StreamNotFound,
     draining,
 )
 from app.model import Model
 from app.ports import Clock, ModelCard
+from app.producer import Producer
 from app.schema.requests import GenerationRequest
 from app.settings import Settings
 from app.stream_changes import StreamChanger, added_stops, check_running, put_in
 from app.streams.audience import Audience
-from app.streams.driver import Driver
-from app.streams.log import (
-    MAX_UNLOGGED_TOKENS,
+from app.streams.reader import Reader
+from app.streams.status import StreamStatus, status_of
+from app.streams.store import (
+    MAX_UNSTORED_TOKENS,
     Excerpt,
     Idempotency,
     Order,
-    StreamLog,
     StreamRecord,
+    StreamStore,
 )
-from app.streams.reader import Reader
-from app.streams.status import StreamStatus, status_of
 from app.streams.stream import Stream
 
 logger = logging.getLogger(__name__)
@@ -56,15 +57,15 @@ FOLLOW_WAIT_S = 1.0
 RETRY_S = 0.25
 # How long a stream of another process is followed when its last reader here has left: he may come back.
 WATCHED_S = 2 * FOLLOW_WAIT_S
-# How long readers wait for a log that does not answer, or that has lost its memory and is told again by the driver.
-LOG_PATIENCE_S = 10.0
-# How often another process's stream is ordered to be cancelled, in case its driver changes meanwhile.
+# How long readers wait for a store that does not answer, or that has lost its memory and is told again by the producer.
+STORE_PATIENCE_S = 10.0
+# How often another process's stream is ordered to be cancelled, in case its producer changes meanwhile.
 CANCEL_AGAIN_S = 0.25
 
 
 @dataclass
 class _Opening:
-    """A caller of `start` and its stream. `announced`: from here on the log may know it, and nobody drives it but us."""
+    """A caller of `start` and its stream. `announced`: from here on the store may know it, and nobody drives it but us."""
 
     stream: asyncio.Future[Stream]
     announced: bool = False
@@ -72,7 +73,7 @@ class _Opening:
 
 
 class GenerationService:
-    """Streams of the configured models. `ingress` names this process to the generators and to the log.
+    """Streams of the configured models. `ingress` names this process to the generators and to the store.
 
     `run` keeps the service going; without it streams are neither recorded nor cancelled from elsewhere. `on_close` are called,
     synchronously, when it closes: what holds a connection open must end it then. Making it raises
@@ -83,7 +84,7 @@ class GenerationService:
         self,
         settings: Settings,
         models: Mapping[str, Model],
-        log: StreamLog,
+        store: StreamStore,
         *,
         ingress: str,
         clock: Clock | None = None,
@@ -91,22 +92,22 @@ class GenerationService:
         self.settings = settings
         self.on_close: set[Callable[[], None]] = set()
         self._models = models
-        self._log = log
+        self._store = store
         self._ingress = ingress
         self._clock = clock or SystemClock()
         self._callers = callers(settings.auth.keys_file, self._clock)
         # Without keys anybody can be as many callers as they like, and all who send none look the same.
         self._quota = Quota(settings.limits.max_streams_per_key) if settings.auth.keys_file else None
-        self._driver = Driver(
+        self._producer = Producer(
             settings,
-            log,
+            store,
             ingress=ingress,
             clock=self._clock,
             on_taken_over=self._follow_soon,
             on_orphan=self._adopt_soon,
         )
-        self._audience = Audience(settings.streams, log, name=ingress, clock=self._clock, spawn=self._spawn)
-        self._changer = StreamChanger(log, self._driver, self._clock)
+        self._audience = Audience(settings.streams, store, name=ingress, clock=self._clock, spawn=self._spawn)
+        self._changer = StreamChanger(store, self._producer, self._clock)
         self._followed: dict[str, Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._work: asyncio.Future[tuple[None, None]] | None = None
@@ -127,7 +128,7 @@ class GenerationService:
     async def start(
         self, request: GenerationRequest, owner: str = "", idempotency: Idempotency | None = None
     ) -> Stream:
-        """Starts a stream; returns it when a generator has accepted it and the log has its record.
+        """Starts a stream; returns it when a generator has accepted it and the store has its record.
 
         With an idempotency key that `owner` has used before it is the first stream. Raises the `ServiceError` that prevents
         it. A caller that is cancelled leaves nothing behind, or a stream that its last reader has left. To `read` it is next.
@@ -159,7 +160,7 @@ class GenerationService:
         only if this process drives the stream.
 
         Raises `StreamNotFound`, also for another owner's stream, `StreamExpired`, `InvalidCursor`, `TooManyReaders`,
-        `LogUnavailable` and `Draining`.
+        `StoreUnavailable` and `Draining`.
         """
         self._check_open()
         stream = await self._find(stream_id, owner)
@@ -169,12 +170,12 @@ class GenerationService:
         self, stream: Stream, after: str | None = None, window_tokens: int | None = None
     ) -> Reader:
         """A reader of a stream that `start` has given; the rest is as with `resume`."""
-        # The driver of a stream knows all of it. The log may lag, and a reader may know more than the log.
-        lag = 0 if stream.driven or stream.ending is not None else MAX_UNLOGGED_TOKENS
+        # The producer of a stream knows all of it. The store may lag, and a reader may know more than the store.
+        lag = 0 if stream.produced_here or stream.ending is not None else MAX_UNSTORED_TOKENS
         return await self._audience.join(stream, after, ahead_tokens=lag, window_tokens=window_tokens)
 
     async def cancel(self, stream_id: str, owner: str = "") -> StreamStatus:
-        """Cancels a stream wherever it is driven; returns when it has ended. Idempotent. Raises as `resume` does."""
+        """Cancels a stream wherever it is produced; returns when it has ended. Idempotent. Raises as `resume` does."""
         return await self._end(Order("cancel", stream_id), owner)
 
     async def stop(self, stream_id: str, owner: str = "") -> StreamStatus:
@@ -182,10 +183,11 @@ class GenerationService:
         return await self._end(Order("stop", stream_id), owner)
 
     async def add_stops(self, stream_id: str, stops: Sequence[str], owner: str = "") -> None:
-        """Adds stop strings to a running stream, which take effect from the next text on, wherever it is driven.
+        """Adds stop strings to a running stream, which take effect from the next text on, wherever it is produced.
 
-        Returns when the log has the order: it survives this process and the driver. Strings that the stream has are no change.
-        Raises `InvalidRequest`, `StreamEnded`, and as `resume` does; after `LogUnavailable` it may happen yet.
+        Returns when the store has the order: it survives this process and the producer.
+        Strings that the stream has are no change.
+        Raises `InvalidRequest`, `StreamEnded`, and as `resume` does; after `StoreUnavailable` it may happen yet.
         """
         stream = await self._running(stream_id, owner)
         change = added_stops(stream, stops)
@@ -193,9 +195,9 @@ class GenerationService:
             await self._changer.change(stream, change)
 
     async def steer(self, stream_id: str, text: str, owner: str = "") -> None:
-        """Puts text into every choice of a running stream that goes on; generation goes on from it, wherever it is driven.
+        """Puts text into every choice of a running stream that goes on; generation goes on from it, wherever it is produced.
 
-        Returns when the log has the order, as `add_stops` does; the text comes when the generator has put it in, once. Raises
+        Returns when the store has the order, as `add_stops` does; the text comes when the generator has put it in, once. Raises
         `InvalidRequest`, `PromptTooLong`, `StreamEnded`, `Overloaded`, `GeneratorUnavailable`, and as `resume` does.
         """
         stream = await self._running(stream_id, owner)
@@ -204,10 +206,10 @@ class GenerationService:
 
     async def status(self, stream_id: str, owner: str = "") -> StreamStatus:
         """What is known of a stream. Raises as `resume` does."""
-        stream = self._driver.streams.get(stream_id)
+        stream = self._producer.streams.get(stream_id)
         if stream is None or stream.record.owner != owner:
-            record = await self._log.record(stream_id, owner)
-            excerpt = await self._log.read(stream_id, [0] * record.request.n)
+            record = await self._store.record(stream_id, owner)
+            excerpt = await self._store.read(stream_id, [0] * record.request.n)
             stream = self._stream(record, await self._loaded(record), excerpt)
             return status_of(stream, excerpt.expires_s)
         return status_of(stream, None)
@@ -224,8 +226,8 @@ class GenerationService:
         return card
 
     def ready(self) -> bool:
-        """Whether a stream of every model could start and be recorded. False until `run` has heard from the log."""
-        return self._driver.log_answers and all(model.ready for model in self._models.values())
+        """Whether a stream of every model could start and be recorded. False until `run` has heard from the store."""
+        return self._producer.store_answers and all(model.ready for model in self._models.values())
 
     async def load(self) -> None:
         """Learns what the models are, so that the first request need not wait for it. Raises `GeneratorUnavailable`."""
@@ -233,20 +235,20 @@ class GenerationService:
             await model.load()
 
     async def run(self) -> None:
-        """Records streams and carries out the log's orders, until cancelled or closed; then closes the service."""
-        self._work = asyncio.gather(self._driver.recorder.run(), self._driver.attend())
+        """Records streams and carries out the store's orders, until cancelled or closed; then closes the service."""
+        self._work = asyncio.gather(self._producer.recorder.run(), self._producer.keep_leases())
         try:
             await self._work
         finally:
             await self.close()
 
     async def close(self) -> None:
-        """Lets go of every stream of this process, and cuts off its readers. The log keeps the streams as they are."""
+        """Lets go of every stream of this process, and cuts off its readers. The store keeps the streams as they are."""
         self._closing = True
         if self._work is not None:
             # From here on the lease runs out, so that other processes may go on.
             self._work.cancel()
-        streams = [*self._driver.streams.values(), *self._followed.values()]
+        streams = [*self._producer.streams.values(), *self._followed.values()]
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -267,10 +269,10 @@ class GenerationService:
         async def announce() -> bool:
             assert stream is not None
             opening.announced = True
-            first = await self._log.create(stream.record, self._ingress, idempotency)
+            first = await self._store.create(stream.record, self._ingress, idempotency)
             if first == stream.id:
                 self._audience.expect(stream)
-                self._driver.own(stream, epoch=1, logged=[0] * request.n)
+                self._producer.own(stream, epoch=1, logged=[0] * request.n)
                 self._opened(opening, stream)
             else:
                 self._opened(opening, await self._find(first, owner))
@@ -281,8 +283,8 @@ class GenerationService:
             with self._permit(owner, model, request.n):
                 record = await self._record(request, owner, model)
                 stream = self._stream(record, model)
-                await self._driver.drive(stream, model, announce)
-            await self._driver.conclude(stream)
+                await self._producer.drive(stream, model, announce)
+            await self._producer.conclude(stream)
         except ServiceError as error:
             _refuse(error, opening)
         except Exception:
@@ -314,11 +316,11 @@ class GenerationService:
     async def _end(self, order: Order, owner: str) -> StreamStatus:
         self._check_open()
         while (stream := await self._find(order.stream, owner)).ending is None:
-            if stream.driven:
-                self._driver.obey(order)
+            if stream.produced_here:
+                self._producer.obey(order)
             else:
-                # Its driver may be gone: then it is driven by whoever takes it over, which may be this process.
-                await self._log.order(order)
+                # Its producer may be gone: then it is produced_here by whoever takes it over, which may be this process.
+                await self._store.order(order)
                 await self._ended_within(stream, CANCEL_AGAIN_S)
                 self._check_open()
         return await self.status(order.stream, owner)
@@ -332,14 +334,14 @@ class GenerationService:
     # Streams that another process drives, or did.
 
     async def _find(self, stream_id: str, owner: str) -> Stream:
-        """The stream, followed from the log if it is not driven here."""
-        stream = self._driver.streams.get(stream_id) or self._followed.get(stream_id)
+        """The stream, followed from the store if it is not produced here."""
+        stream = self._producer.streams.get(stream_id) or self._followed.get(stream_id)
         if stream is not None and stream.record.owner == owner:
             return stream
-        record = await self._log.record(stream_id, owner)
+        record = await self._store.record(stream_id, owner)
         model = await self._loaded(record)
-        excerpt = await self._log.read(stream_id, [0] * record.request.n)
-        stream = self._driver.streams.get(stream_id) or self._followed.get(stream_id)
+        excerpt = await self._store.read(stream_id, [0] * record.request.n)
+        stream = self._producer.streams.get(stream_id) or self._followed.get(stream_id)
         if stream is None:
             stream = self._stream(record, model, excerpt)
             if stream.ending is None:
@@ -347,19 +349,19 @@ class GenerationService:
         return stream
 
     def _follow_soon(self, stream: Stream) -> None:
-        """Another process drives the stream: its readers here follow the log."""
+        """Another process drives the stream: its readers here follow the store."""
         if not self._closing:
             self._followed[stream.id] = stream
             self._spawn(self._follow(stream))
 
     async def _follow(self, stream: Stream) -> None:
-        """Feeds the stream from the log while another process drives it, and takes it over when that process is gone.
+        """Feeds the stream from the store while another process drives it, and takes it over when that process is gone.
 
-        Readers are cut off when the log does not answer for long: it may know more of the stream than is known here.
+        Readers are cut off when the store does not answer for long: it may know more of the stream than is known here.
         """
         try:
-            await self._follow_log(stream)
-        except LogUnavailable as error:
+            await self._follow_store(stream)
+        except StoreUnavailable as error:
             logger.warning("the stream %s can't be followed: %s", stream.id, error.message)
             stream.cut()
         except ServiceError as error:
@@ -368,16 +370,16 @@ class GenerationService:
             if self._followed.get(stream.id) is stream:
                 del self._followed[stream.id]
 
-    async def _follow_log(self, stream: Stream) -> None:
+    async def _follow_store(self, stream: Stream) -> None:
         deserted_s = failing_s = 0.0
         while stream.ending is None and deserted_s < WATCHED_S and not stream.was_cut:
             try:
-                excerpt = await self._log.read(stream.id, stream.counts, FOLLOW_WAIT_S)
+                excerpt = await self._store.read(stream.id, stream.counts, FOLLOW_WAIT_S)
                 stream.absorb(excerpt)
                 if excerpt.orphaned and not stream.was_cut and await self._take(stream):
                     return
-            except (LogUnavailable, StreamNotFound, StreamExpired):
-                if stream.driven or failing_s >= LOG_PATIENCE_S:
+            except (StoreUnavailable, StreamNotFound, StreamExpired):
+                if stream.produced_here or failing_s >= STORE_PATIENCE_S:
                     raise
                 failing_s += RETRY_S
                 await self._clock.sleep(RETRY_S)
@@ -386,16 +388,16 @@ class GenerationService:
             deserted_s = 0.0 if stream.readers else deserted_s + FOLLOW_WAIT_S
 
     async def _take(self, stream: Stream) -> bool:
-        """Takes the lease of a stream whose driver is gone, and drives it to its end. False when another was faster."""
+        """Takes the lease of a stream whose producer is gone, and drives it to its end. False when another was faster."""
         model = await self._loaded(stream.record)
-        epoch = await self._log.take(stream.id, self._ingress)
+        epoch = await self._store.take(stream.id, self._ingress)
         if epoch is None:
             return False
         self._followed.pop(stream.id, None)
-        self._driver.own(stream, epoch, stream.counts)
+        self._producer.own(stream, epoch, stream.counts)
         with self._permit(stream.record.owner, model, stream.request.n, accepted=True):
-            await self._driver.drive(stream, model)
-        await self._driver.conclude(stream)
+            await self._producer.drive(stream, model)
+        await self._producer.conclude(stream)
         return True
 
     def _adopt_soon(self, stream_id: str) -> None:
@@ -405,8 +407,8 @@ class GenerationService:
     async def _adopt(self, stream_id: str) -> None:
         """Takes over a stream that is to be finished without a reader."""
         try:
-            record = await self._log.record(stream_id)
-            excerpt = await self._log.read(stream_id, [0] * record.request.n)
+            record = await self._store.record(stream_id)
+            excerpt = await self._store.read(stream_id, [0] * record.request.n)
             await self._take(self._stream(record, await self._loaded(record), excerpt))
         except ServiceError as error:
             logger.warning("could not adopt the stream %s: %s", stream_id, error.message)
@@ -438,7 +440,7 @@ class GenerationService:
         return model
 
     def _stream(self, record: StreamRecord, model: Model, excerpt: Excerpt | None = None) -> Stream:
-        """A stream from its record, with what the log has of it."""
+        """A stream from its record, with what the store has of it."""
         age_s = self._clock.time() - record.created_s
         stream = Stream(
             record,
@@ -446,7 +448,7 @@ class GenerationService:
             began_s=self._clock.monotonic() - age_s,
             clock=self._clock,
             window_tokens=self.settings.streams.reader_window_tokens,
-            on_changed=self._driver.recorder.changed,
+            on_changed=self._producer.recorder.changed,
             on_left=self._left,
         )
         if excerpt is not None:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from app.errors import InvalidRequest, LogUnavailable, PromptTooLong, StreamEnded, StreamNotFound
+from app.errors import InvalidRequest, PromptTooLong, StoreUnavailable, StreamEnded, StreamNotFound
 from app.ports import Clock
+from app.producer import Producer
 from app.schema.fields import MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
-from app.streams.driver import Driver
-from app.streams.log import CHANGE_ID_LENGTH, Change, Order, StreamLog
+from app.streams.store import CHANGE_ID_LENGTH, Change, Order, StreamStore
 from app.streams.stream import Stream
 
 ORDER_RETRIES = 2
@@ -65,34 +65,34 @@ def check_running(running: bool) -> None:
 
 
 class StreamChanger:
-    """Has streams changed, wherever they are driven. `driver` is the one of this process."""
+    """Has streams changed, wherever they are produced_here. `producer` is the one of this process."""
 
-    def __init__(self, log: StreamLog, driver: Driver, clock: Clock) -> None:
-        self._log = log
-        self._driver = driver
+    def __init__(self, store: StreamStore, producer: Producer, clock: Clock) -> None:
+        self._store = store
+        self._producer = producer
         self._clock = clock
 
     async def change(self, stream: Stream, change: Change) -> None:
-        """Has the stream changed by whoever drives it now or later. What is driven here is changed at once.
+        """Has the stream changed by whoever drives it now or later. What is produced here is changed at once.
 
-        Returns when the log has the order. Raises `StreamEnded`, `StreamNotFound`, `StreamExpired` and `InvalidRequest`;
-        after `LogUnavailable`, and when it is cancelled, the stream may be changed yet.
+        Returns when the store has the order. Raises `StreamEnded`, `StreamNotFound`, `StreamExpired` and `InvalidRequest`;
+        after `StoreUnavailable`, and when it is cancelled, the stream may be changed yet.
         """
         order = Order("change", stream.id, change)
         try:
             check_running(await self._order(order))
         except StreamNotFound:
-            # The log has lost its memory: it is told anew, with the change, unless it was another process's stream.
-            if not stream.driven:
+            # The store has lost its memory: it is told anew, with the change, unless it was another process's stream.
+            if not stream.produced_here:
                 raise
-        if stream.driven:
-            self._driver.obey(order)
+        if stream.produced_here:
+            self._producer.obey(order)
 
     async def _order(self, order: Order) -> bool:
-        """Gives an order to the log, which may be repeated while nobody knows whether it arrived."""
+        """Gives an order to the store, which may be repeated while nobody knows whether it arrived."""
         for _ in range(ORDER_RETRIES):
             try:
-                return await self._log.order(order)
-            except LogUnavailable:
+                return await self._store.order(order)
+            except StoreUnavailable:
                 await self._clock.sleep(RETRY_S)
-        return await self._log.order(order)
+        return await self._store.order(order)

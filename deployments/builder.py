@@ -11,16 +11,16 @@ from ray import serve
 from ray.serve import Application
 
 from app.settings import ModelSettings, Settings
-from deployments.generator import Generator
-from deployments.ingress import Ingress
-from deployments.stream_log import StreamLog, log_bounds
-from deployments.tokenizer import Tokenizer
+from deployments.generator.deployment import Generator
+from deployments.ingress.deployment import Ingress
+from deployments.stream_store.deployment import StreamStore, store_bounds
+from deployments.tokenizer.deployment import Tokenizer
 
-ROUTER = {"request_router_class": "deployments.router.ReplicaRouter"}
+ROUTER = {"request_router_class": "deployments.ingress.router.ReplicaRouter"}
 BACKPRESSURE = {"status_code": 503, "retry_after_s": 1}
 UTILISATION = 0.7
 """Share of a generator's places in the batch that is in use when Serve's autoscaling is content."""
-SEQUENCES_POLICY = "deployments.autoscaling:sequences_policy"
+SEQUENCES_POLICY = "deployments.generator.autoscaling:sequences_policy"
 INGRESS_ONGOING = 4096
 INGRESS_QUEUED = 256
 DRAIN_MARGIN_S = 10
@@ -38,9 +38,9 @@ The ingress logs requests; behind it, a line for each call would cost more than 
 
 
 def build_app(args: Settings) -> Application:
-    """The graph: one tokenizer and one generator deployment for each model, the log, and the ingress that calls them.
+    """The graph: one tokenizer and one generator deployment for each model, the store, and the ingress that calls them.
 
-    With `streams.backend: redis` the log is no deployment, and the ingress gets none.
+    With `streams.backend: redis` the store is no deployment, and the ingress gets none.
     """
     names = {model.name: _label(model, args) for model in args.models}
     tokenizers = {model.name: _tokenizer(model, names[model.name]) for model in args.models}
@@ -55,18 +55,18 @@ def build_app(args: Settings) -> Application:
         # Small machines must have room for the generators; an ingress is bound by its single thread anyway.
         ray_actor_options={"num_cpus": 0},
     )(Ingress)
-    log = _stream_log(args) if args.streams.backend == "memory" else None
-    return ingress.bind(args, tokenizers, generators, log)
+    store = _stream_store(args) if args.streams.backend == "memory" else None
+    return ingress.bind(args, tokenizers, generators, store)
 
 
-def _stream_log(args: Settings) -> Application:
+def _stream_store(args: Settings) -> Application:
     deployment = serve.deployment(
-        name="StreamLog",
+        name="StreamStore",
         num_replicas=1,  # one memory; with two, each would know half of the streams
         **LINKED,
         ray_actor_options={"num_cpus": 0},
-    )(StreamLog)
-    return deployment.bind(log_bounds(args))
+    )(StreamStore)
+    return deployment.bind(store_bounds(args))
 
 
 def _label(model: ModelSettings, args: Settings) -> str:

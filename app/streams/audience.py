@@ -1,6 +1,6 @@
 """The readers of streams, in all processes together: how many there may be, and what becomes of a stream when the last has left.
 
-Each process tells the log how many readers a stream has there, and hears how many it has elsewhere. Whoever begins a stream is
+Each process tells the store how many readers a stream has there, and hears how many it has elsewhere. Whoever begins a stream is
 counted as its reader without a call, so that a stream with one reader costs none.
 """
 
@@ -11,11 +11,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 from weakref import WeakValueDictionary
 
-from app.errors import LogUnavailable, ServiceError, TooManyReaders
+from app.errors import ServiceError, StoreUnavailable, TooManyReaders
 from app.ports import Clock
 from app.settings import StreamsSettings
-from app.streams.log import StreamLog
 from app.streams.reader import Reader
+from app.streams.store import StreamStore
 from app.streams.stream import Stream
 
 RETRY_S = 0.25
@@ -27,21 +27,21 @@ class Audience:
     def __init__(
         self,
         settings: StreamsSettings,
-        log: StreamLog,
+        store: StreamStore,
         *,
         name: str,
         clock: Clock,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._settings = settings
-        self._log = log
+        self._store = store
         self._name = name
         self._clock = clock
         self._spawn = spawn
         self._telling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def expect(self, stream: Stream) -> None:
-        """The log has the new stream of this process, and counts whoever began it unless that wants no frames."""
+        """The store has the new stream of this process, and counts whoever began it unless that wants no frames."""
         stream.awaits_reader = not stream.request.detach
         stream.counted_readers = int(stream.awaits_reader)
 
@@ -55,7 +55,7 @@ class Audience:
     ) -> Reader:
         """One more reader of `stream`, see `Stream.reader`. A stream that has ended may have any number.
 
-        Raises `InvalidCursor`, `Draining`, and `TooManyReaders` when the stream has as many as are allowed. A log that does
+        Raises `InvalidCursor`, `Draining`, and `TooManyReaders` when the stream has as many as are allowed. A store that does
         not answer counts none elsewhere. A caller that is cancelled leaves no reader behind.
         """
         reader = stream.reader(after, ahead_tokens=ahead_tokens, window_tokens=window_tokens)
@@ -76,7 +76,7 @@ class Audience:
         """A reader of the stream has left, or whoever began it did not come for it."""
         if stream.ending is not None:
             return
-        if stream.driven and not stream.readers and stream.request.on_disconnect != "continue":
+        if stream.produced_here and not stream.readers and stream.request.on_disconnect != "continue":
             self._spawn(self._cancel_unread(stream))
         if stream.readers < stream.counted_readers:
             self._spawn(self._recount(stream))
@@ -86,7 +86,7 @@ class Audience:
         visits = stream.visits
 
         def is_unread() -> bool:
-            return stream.driven and stream.ending is None and stream.visits == visits
+            return stream.produced_here and stream.ending is None and stream.visits == visits
 
         while is_unread():
             if stream.request.on_disconnect == "grace":
@@ -97,14 +97,14 @@ class Audience:
                 await self._clock.sleep(RETRY_S)
 
     async def _recount(self, stream: Stream) -> None:
-        """Has the log count no more readers than there are."""
+        """Has the store count no more readers than there are."""
         while stream.ending is None and stream.readers < stream.counted_readers:
             try:
                 await self._count(stream)
-            except LogUnavailable:
+            except StoreUnavailable:
                 await self._clock.sleep(RETRY_S)
             except ServiceError:
-                return  # the log has lost the stream, and the count with it
+                return  # the store has lost the stream, and the count with it
 
     async def _all(self, stream: Stream) -> int:
         """The readers of a stream that runs, in all processes; 0 of one that has ended."""
@@ -114,18 +114,18 @@ class Audience:
         return stream.readers + elsewhere
 
     async def _elsewhere(self, stream: Stream) -> int:
-        """The readers that other processes have; none when the log does not say."""
+        """The readers that other processes have; none when the store does not say."""
         try:
             return await self._count(stream)
         except ServiceError:
             return 0
 
     async def _count(self, stream: Stream) -> int:
-        """Tells the log how many readers the stream has here, and returns how many it has elsewhere."""
-        # One call at a time: what the log is told last is to be the latest.
+        """Tells the store how many readers the stream has here, and returns how many it has elsewhere."""
+        # One call at a time: what the store is told last is to be the latest.
         lock = self._telling.setdefault(stream.id, asyncio.Lock())
         async with lock:
             readers, stream.awaits_reader = stream.readers, False
-            elsewhere = await self._log.count_readers(stream.id, self._name, readers)
+            elsewhere = await self._store.count_readers(stream.id, self._name, readers)
             stream.counted_readers = readers
             return elsewhere

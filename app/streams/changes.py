@@ -1,8 +1,8 @@
 """What is changed in a stream while it runs: stop strings that are added, tokens that are put in.
 
-A change is ordered at any time and made when it may be; then it is an edit of every choice that had not ended. The driver makes
-it, and the log is told of it with the tokens behind it. Until the log knows, the edit is a barrier to readers: if this process
-died now, another would go on from what the log has, as if there had been no change.
+A change is ordered at any time and made when it may be; then it is an edit of every choice that had not ended. The producer
+makes it, and the store is told of it with the tokens after it. Until the store knows, the edit is a barrier to readers: if this
+process died now, another would go on from what the store has, as if there had been no change.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from app.schema.tokens import Edit, Steering
 
 if TYPE_CHECKING:
     from app.streams.choice import Choice
-    from app.streams.log import Change
+    from app.streams.store import Change
 
 _FREE = sys.maxsize
 
@@ -45,11 +45,11 @@ class Changes:
         made = {stop for choice in self._choices for edit in choice.edits for stop in edit.stops}
         return made.union(*(change.stops for change in self.waiting))
 
-    def take_over(self, unlogged_tokens: int) -> None:
-        """All that is here is from the log. Readers of the driver before this one may have seen more, by so many tokens of a
+    def take_over(self, unstored_tokens: int) -> None:
+        """All that is here is from the store. Readers of the producer before this one may have seen more, by so many tokens of a
         choice: no change is made before these are made again."""
         self._logged = [len(choice.edits) for choice in self._choices]
-        self._from = [len(choice.token_ids) + unlogged_tokens for choice in self._choices]
+        self._from = [len(choice.token_ids) + unstored_tokens for choice in self._choices]
 
     def give_up(self) -> None:
         """Another process makes the changes from now on."""
@@ -83,7 +83,7 @@ class Changes:
         self._raise_barrier()
 
     def recorded(self, edits: Sequence[int]) -> None:
-        """The log has so many edits of each choice, with the tokens behind them that are here."""
+        """The store has so many edits of each choice, with the tokens behind them that are here."""
         self._logged = list(edits)
         self._raise_barrier()
 
@@ -93,7 +93,7 @@ class Changes:
         self._raise_barrier()
 
     def _raise_barrier(self) -> None:
-        """Puts the barrier before the first edit of each choice that is not in the log."""
+        """Puts the barrier before the first edit of each choice that is not in the store."""
         first = [
             choice.edits[logged:][:1] for choice, logged in zip(self._choices, self._logged, strict=True)
         ]

@@ -1,4 +1,4 @@
-"""The recorder: writes what the streams of this process gain into the log, in the background.
+"""The recorder: writes what the streams of this process gain into the store, in the background.
 
 All streams go into one call. The next one starts when the last has returned and `PACE_S` after it started, with everything that
 came meanwhile; there is no call while nothing happens. What could not be written stays in the streams and goes with a later call.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from app.errors import ServiceError
 from app.ports import Clock
-from app.streams.log import Append, RefusalReason, StreamLog
+from app.streams.store import Append, RefusalReason, StreamStore
 from app.streams.stream import Stream
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ logger = logging.getLogger(__name__)
 
 RETRY_S = 0.2
 PACE_S = 0.02
-"""Calls begin no closer than this: a call costs as much as many tokens, and a log that lags by so little loses nothing."""
+"""Calls begin no closer than this: a call costs as much as many tokens, and a store that lags by so little loses nothing."""
 
 
 @dataclass(slots=True)
 class _Logged:
-    """How much of a choice the log has: so many tokens and edits, and whether it knows how the engine ended it."""
+    """How much of a choice the store has: so many tokens and edits, and whether it knows how the engine ended it."""
 
     choice: Choice
     tokens: int
@@ -38,7 +38,7 @@ class _Logged:
 
 
 class _Recording:
-    """How much of a stream the log has, which knows it in `epoch`. Both methods run for every stream in every call."""
+    """How much of a stream the store has, which knows it in `epoch`. Both methods run for every stream in every call."""
 
     def __init__(self, stream: Stream, epoch: int, counts: list[int]) -> None:
         self.stream = stream
@@ -50,7 +50,7 @@ class _Recording:
         ]
 
     def append(self) -> Append:
-        """What the log does not have yet."""
+        """What the store does not have yet."""
         batches = []
         for index, logged in enumerate(self._logged):
             choice, tokens, edits = logged.choice, logged.tokens, logged.edits
@@ -64,7 +64,7 @@ class _Recording:
         return Append(stream.id, self.epoch, batches, stream.ending)
 
     def written(self, append: Append) -> None:
-        """The log has `append`."""
+        """The store has `append`."""
         for batch in append.batches:
             logged = self._logged[batch.choice]
             logged.tokens = batch.position + len(batch.token_ids)
@@ -77,7 +77,7 @@ class _Recording:
             self.done.set()
 
     def forgotten(self) -> None:
-        """The log has nothing of the stream but its record, in the first epoch."""
+        """The store has nothing of the stream but its record, in the first epoch."""
         self.epoch = 1
         self._logged = [_Logged(choice, 0, 0) for choice in self.stream.choices]
 
@@ -85,9 +85,11 @@ class _Recording:
 class Recorder:
     """Records the streams that this process drives. `on_stale` is called for one that another process has taken over."""
 
-    def __init__(self, log: StreamLog, driver: str, clock: Clock, on_stale: Callable[[Stream], None]) -> None:
-        self._log = log
-        self._driver = driver
+    def __init__(
+        self, store: StreamStore, producer: str, clock: Clock, on_stale: Callable[[Stream], None]
+    ) -> None:
+        self._store = store
+        self._producer = producer
         self._clock = clock
         self._on_stale = on_stale
         self._recordings: dict[str, _Recording] = {}
@@ -95,7 +97,7 @@ class Recorder:
         self._wake = asyncio.Event()
 
     def start(self, stream: Stream, epoch: int, counts: list[int]) -> None:
-        """Records `stream`, of which the log has the first `counts` tokens and all edits, until its ending is in the log."""
+        """Records `stream`, of which the store has the first `counts` tokens and all edits, until its ending is in the store."""
         self._recordings[stream.id] = _Recording(stream, epoch, counts)
         self.changed(stream)
 
@@ -106,7 +108,7 @@ class Recorder:
             self._wake.set()
 
     async def flush(self, stream: Stream) -> None:
-        """Returns when the ending of the stream is in the log, or the stream is not recorded any more."""
+        """Returns when the ending of the stream is in the store, or the stream is not recorded any more."""
         recording = self._recordings.get(stream.id)
         if recording is not None:
             await recording.done.wait()
@@ -121,7 +123,7 @@ class Recorder:
             try:
                 await self._write(list(filter(None, map(self._recordings.get, changed))))
             except ServiceError as error:
-                logger.warning("the log of streams did not take %d streams: %s", len(changed), error.message)
+                logger.warning("the stream store did not take %d streams: %s", len(changed), error.message)
                 await self._clock.sleep(RETRY_S)
                 self._changed |= changed
                 self._wake.set()
@@ -130,7 +132,7 @@ class Recorder:
 
     async def _write(self, recordings: list[_Recording]) -> None:
         appends = [recording.append() for recording in recordings]
-        refused = await self._log.append(self._driver, appends)
+        refused = await self._store.append(self._producer, appends)
         refusals = {refusal.stream: refusal.reason for refusal in refused}
         for recording, append in zip(recordings, appends, strict=True):
             if append.stream in refusals:
@@ -149,7 +151,7 @@ class Recorder:
         self._on_stale(recording.stream)
 
     async def _create_again(self, recording: _Recording) -> None:
-        """The log has lost its memory; what still runs is told to it anew."""
-        await self._log.create(recording.stream.record, self._driver)
+        """The store has lost its memory; what still runs is told to it anew."""
+        await self._store.create(recording.stream.record, self._producer)
         recording.forgotten()
         self.changed(recording.stream)

@@ -26,7 +26,7 @@ class StreamStatus(msgspec.Struct, frozen=True):
 
 
 def status_of(stream: Stream, expires_s: float | None) -> StreamStatus:
-    """The status of a stream; `expires_s` is when the log forgets it, if that is known."""
+    """The status of a stream; `expires_s` is when the store forgets it, if that is known."""
     ending = stream.ending
     ended = isinstance(ending, End)
     return StreamStatus(

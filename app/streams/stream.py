@@ -1,6 +1,6 @@
 """A stream: the request, its tokens so far and what was changed between them, its ending. The rest is derived from these.
 
-A stream is fed synchronously on the event loop, by the channel of the generator that works for it or by what the log of streams
+A stream is fed synchronously on the event loop, by the channel of the generator that works for it or by what the stream store
 has of it, and tells its readers at once. It ends exactly once; what is fed after that is dropped. It owns no task and no
 connection.
 """
@@ -17,12 +17,12 @@ from app.schema.frames import ChoiceEnd, End, Error, ErrorDetail, FinishReason, 
 from app.schema.tokens import Job, TokenBatch
 from app.streams.changes import Changes
 from app.streams.cursor import format_cursor, parse_cursor
-from app.streams.log import MAX_UNLOGGED_TOKENS, Change
 from app.streams.reader import Reader
+from app.streams.store import MAX_UNSTORED_TOKENS, Change
 
 if TYPE_CHECKING:
     from app.streams.choice import Choice
-    from app.streams.log import Excerpt, StreamRecord
+    from app.streams.store import Excerpt, StreamRecord
 
 
 class Stream:
@@ -30,7 +30,7 @@ class Stream:
 
     `choices` hold the tokens and the text. `window_tokens` is how far the foremost reader may fall behind before generation
     pauses. `on_changed` is called when there are new tokens or the ending, `on_left` when a reader has left. A
-    stream that another process drives (`driven` false) gets its ending by `conclude` only.
+    stream that another process drives (`produced_here` false) gets its ending by `conclude` only.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Stream:
             "0", record.id, request.model, self.created, record.sampling.seed, len(record.prompt)
         )
         self.ending: End | Error | None = None
-        self.driven = False
+        self.produced_here = False
         self.changes = Changes(choices)
         self.shows_tokens = request.return_token_ids or request.sampling.logprobs is not None
         self._clock = clock
@@ -62,7 +62,7 @@ class Stream:
         self._on_changed = on_changed
         self._on_left = on_left
         self._readers: list[Reader] = []
-        # How many readers there ever were, how many the log counts here, and whether one of those has not come yet.
+        # How many readers there ever were, how many the store counts here, and whether one of those has not come yet.
         self.visits = self.counted_readers = 0
         self.awaits_reader = False
         self._generation: Generation | None = None
@@ -75,21 +75,21 @@ class Stream:
         self._accepted_s: float | None = None
         self._first_token_s: float | None = None
 
-    # What the driver of the stream says.
+    # What the producer of the stream says.
 
     def drive(self, *, taken_over: bool = False) -> None:
         """From now on this process generates the stream and makes its ending.
 
-        Readers of a driver before this one may have seen more than is known here: changes wait until that is made again.
+        Readers of a producer before this one may have seen more than is known here: changes wait until that is made again.
         """
-        self.driven = True
+        self.produced_here = True
         if taken_over:
-            self.changes.take_over(MAX_UNLOGGED_TOKENS)
+            self.changes.take_over(MAX_UNSTORED_TOKENS)
         self._finish_if_complete()
 
     def stand_by(self) -> None:
         """From now on another process drives the stream."""
-        self.driven = False
+        self.produced_here = False
         self.changes.give_up()
         self._settled.set()
 
@@ -149,7 +149,7 @@ class Stream:
         if self._first_token_s is None and batch.token_ids:
             self._first_token_s = self._clock.monotonic()
         ended = choice.push(batch, known)
-        if batch.edits is not None and self.driven:
+        if batch.edits is not None and self.produced_here:
             self.changes.made(batch.edits)
         if ended:
             self._finish_if_complete()
@@ -159,9 +159,9 @@ class Stream:
         self._notify()
 
     def absorb(self, excerpt: Excerpt) -> None:
-        """Takes what the log has of the stream.
+        """Takes what the store has of the stream.
 
-        Cuts off the readers when it was changed before tokens that are here already, so that what is here is wrong: a driver
+        Cuts off the readers when it was changed before tokens that are here already, so that what is here is wrong: a producer
         had made them before it lost the lease.
         """
         if any(self.choices[batch.choice].contradicts(batch) for batch in excerpt.batches):
@@ -200,7 +200,7 @@ class Stream:
         self._notify()
 
     def recorded(self, edits: Sequence[int]) -> None:
-        """The log has so many edits of each choice: readers get what waited for that."""
+        """The store has so many edits of each choice: readers get what waited for that."""
         self.changes.recorded(edits)
         self._notify()
 
@@ -317,7 +317,7 @@ class Stream:
         return min((reader.behind() for reader in self._readers), default=0)
 
     def _finish_if_complete(self) -> None:
-        if self.driven and all(choice.finish_reason is not None for choice in self.choices):
+        if self.produced_here and all(choice.finish_reason is not None for choice in self.choices):
             self.conclude(self._end_frame())
 
     def _end_frame(self) -> End:

@@ -64,7 +64,7 @@ def extent_attention(
     attention_step: AttentionStep | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The attention function that transformers calls. Raises `RuntimeError` when the model is not driven by
+    """The attention function that transformers calls. Raises `RuntimeError` when the model is not produced_here by
     the engine.
     """
     if attention_step is None or query.shape[0] != 1:

@@ -15,7 +15,7 @@ from app.schema.frames import Delta, End, Error, Start
 from app.schema.server_messages import Addressed, Pong, Refusal
 from app.service import GenerationService
 from app.settings import Settings
-from app.streams.memory_log import LogBounds, MemoryStreamLog
+from app.streams.memory_store import MemoryStreamStore, StoreBounds
 from app.streams.status import StreamStatus
 from app.validation import parse_message
 from tests.fakes.clock import FakeClock, settle
@@ -64,11 +64,13 @@ class World:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.log = MemoryStreamLog(LogBounds(lease_s=3.0, retention_s=600.0), self.clock)
+        self.store = MemoryStreamStore(StoreBounds(lease_s=3.0, retention_s=600.0), self.clock)
         self.generator = FakeGenerator(capacity=100)
         self.tokenizer = FakeTokenizer(max_model_len_tokens=2000)
         model = Model(SETTINGS.models[0], self.tokenizer, self.generator)
-        self.service = WatchedService(SETTINGS, {"letters": model}, self.log, ingress="i1", clock=self.clock)
+        self.service = WatchedService(
+            SETTINGS, {"letters": model}, self.store, ingress="i1", clock=self.clock
+        )
         self.running = asyncio.ensure_future(self.service.run())
         self.conversations: list[Conversation] = []
         self.conversation, self.taken = self.connect()

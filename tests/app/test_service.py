@@ -12,15 +12,15 @@ from app.errors import (
     Draining,
     GeneratorUnavailable,
     InvalidRequest,
-    LogUnavailable,
     ModelNotFound,
     Overloaded,
     PromptTooLong,
     ServiceError,
+    StoreUnavailable,
 )
 from app.schema.frames import ChoiceEnd, Delta, End, Error, Frame, Start
 from app.schema.requests import GenerationRequest
-from app.streams.log import Idempotency, Order
+from app.streams.store import Idempotency, Order
 from tests.fakes.clock import settle
 from tests.fakes.requests import request
 from tests.fakes.services import World, live, rest, text
@@ -319,14 +319,14 @@ def test_a_reader_that_has_its_end_is_not_cut() -> None:
 @pytest.mark.parametrize("policy", ["cancel", "continue"])
 def test_a_caller_that_leaves_while_the_log_is_told_leaves_a_stream_without_a_reader(policy: str) -> None:
     async def test(world: World) -> None:
-        create, told = world.log.create, asyncio.Event()
+        create, told = world.store.create, asyncio.Event()
 
         async def slow(*arguments: Any) -> str:
             first = await create(*arguments)
             await told.wait()
             return first
 
-        world.log.create = slow  # type: ignore[method-assign, assignment]
+        world.store.create = slow  # type: ignore[method-assign, assignment]
         asked, key = request(on_disconnect=policy), Idempotency("key", "digest")
         starting = asyncio.ensure_future(world.service.start(asked, "ann", key))
         await settle()
@@ -335,7 +335,7 @@ def test_a_caller_that_leaves_while_the_log_is_told_leaves_a_stream_without_a_re
         assert starting.cancelled() and not world.free()
         told.set()
         await world.clock.advance(4)
-        world.log.create = create  # type: ignore[method-assign]
+        world.store.create = create  # type: ignore[method-assign]
         assert world.free() == (policy == "cancel")
         again = await world.second.service.start(asked, "ann", key)
         world.generator.generations[0].say("abc", finish="length")
@@ -345,21 +345,21 @@ def test_a_caller_that_leaves_while_the_log_is_told_leaves_a_stream_without_a_re
     live(test)
 
 
-def test_ready_only_while_the_log_answers() -> None:
+def test_ready_only_while_the_store_answers() -> None:
     async def test(world: World) -> None:
         assert not world.service.ready(), "its model is not known yet"
         await world.service.load()
         await world.clock.advance(1)
         assert world.service.ready()
-        attend = world.log.attend
+        renew = world.store.renew
 
         async def away(*_: object) -> list[Order]:
-            raise LogUnavailable("no answer")
+            raise StoreUnavailable("no answer")
 
-        world.log.attend = away  # type: ignore[assignment]
+        world.store.renew = away  # type: ignore[assignment]
         await world.clock.advance(2)
         assert not world.service.ready()
-        world.log.attend = attend  # type: ignore[method-assign]
+        world.store.renew = renew  # type: ignore[method-assign]
         await world.clock.advance(1)
         assert world.service.ready()
 

@@ -1,4 +1,4 @@
-"""Streams and several processes: read, cancelled and taken over elsewhere, and a log that is away."""
+"""Streams and several processes: read, cancelled and taken over elsewhere, and a store that is away."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from app.errors import (
     Draining,
     IdempotencyConflict,
     InvalidCursor,
-    LogUnavailable,
+    StoreUnavailable,
     StreamNotFound,
 )
 from app.schema.frames import End
-from app.streams.log import Excerpt, Idempotency
+from app.streams.store import Excerpt, Idempotency
 from tests.fakes.clock import settle
 from tests.fakes.requests import request
 from tests.fakes.services import World, live, rest, text
@@ -88,8 +88,8 @@ def test_a_stream_is_cancelled_from_anywhere_and_again() -> None:
     live(test)
 
 
-@pytest.mark.parametrize("unlogged", [0, 2])
-def test_when_the_driving_process_dies_another_goes_on_with_the_same_text(unlogged: int) -> None:
+@pytest.mark.parametrize("unstored", [0, 2])
+def test_when_the_driving_process_dies_another_goes_on_with_the_same_text(unstored: int) -> None:
     async def test(world: World) -> None:
         stream = await world.service.start(request(seed=5))
         generation = world.generator.generations[0]
@@ -97,16 +97,16 @@ def test_when_the_driving_process_dies_another_goes_on_with_the_same_text(unlogg
         await settle()
         world.first.running.cancel()
         await settle()
-        if unlogged:
+        if unstored:
             generation.say("de")
-        reader = asyncio.ensure_future(rest(await world.second.service.resume(stream.id, str(3 + unlogged))))
+        reader = asyncio.ensure_future(rest(await world.second.service.resume(stream.id, str(3 + unstored))))
         await world.clock.advance(4)
         taken = world.second.generator.generations[0]
         assert taken.job.generated == [[97, 98, 99]] and taken.job.sampling.seed == 5
         taken.say("d")
         taken.say("ef", finish="length")
         frames = await reader
-        assert text(frames) == "def"[unlogged:]
+        assert text(frames) == "def"[unstored:]
         assert isinstance(frames[-1], End)
         assert frames[-1].text_sha256 == [hashlib.sha256(b"abcdef").hexdigest()]
 
@@ -134,8 +134,8 @@ def test_a_driver_that_lost_its_lease_stops_and_its_readers_follow() -> None:
         reader = asyncio.ensure_future(rest(await world.service.read(stream)))
         world.generator.generations[0].say("abc")
         await settle()
-        assert await world.log.take(stream.id, "i2") is None
-        world.log._leases["i1"] = 0.0
+        assert await world.store.take(stream.id, "i2") is None
+        world.store._leases["i1"] = 0.0
         other = asyncio.ensure_future(rest(await world.second.service.resume(stream.id)))
         await world.clock.advance(1)
         world.generator.generations[0].say("X")
@@ -170,8 +170,8 @@ def test_a_log_that_forgets_is_told_again() -> None:
         stream = await world.service.start(request())
         world.generator.generations[0].say("abc")
         await settle()
-        world.log._streams.clear()
-        world.log._running.clear()
+        world.store._streams.clear()
+        world.store._running.clear()
         world.generator.generations[0].say("d", finish="length")
         await settle()
         assert text(await rest(await world.second.service.resume(stream.id))) == "abcd"
@@ -184,20 +184,20 @@ def test_readers_outlast_a_log_that_is_away_for_a_while_and_are_cut_when_it_stay
         stream = await world.service.start(request())
         elsewhere = asyncio.ensure_future(rest(await world.second.service.resume(stream.id)))
         await settle()
-        read = world.log.read
+        read = world.store.read
 
         async def away(*_: object) -> Excerpt:
-            raise LogUnavailable("no answer")
+            raise StoreUnavailable("no answer")
 
-        world.log.read = away  # type: ignore[assignment]
+        world.store.read = away  # type: ignore[assignment]
         world.generator.generations[0].say("abc")
         await world.clock.advance(5)
         assert not elsewhere.done()
-        world.log.read = read  # type: ignore[method-assign]
+        world.store.read = read  # type: ignore[method-assign]
         await world.clock.advance(1)
         reader = await world.second.service.resume(stream.id, "3")
         assert [type(frame) for frame in reader.take()] == []
-        world.log.read = away  # type: ignore[assignment]
+        world.store.read = away  # type: ignore[assignment]
         await world.clock.advance(12)
         with pytest.raises(Draining):
             await elsewhere

@@ -1,4 +1,4 @@
-"""Streams that are stopped and changed while they run: through any process, through the deaths of generators and drivers."""
+"""Streams that are stopped and changed while they run: through any process, through the deaths of generators and producers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import pytest
 
 from app.errors import (
     InvalidRequest,
-    LogUnavailable,
     PromptTooLong,
     ServiceError,
+    StoreUnavailable,
     StreamEnded,
     StreamNotFound,
 )
 from app.schema.fields import MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
 from app.schema.frames import Delta, End, Frame
-from app.streams.log import MAX_UNLOGGED_TOKENS, Order, Refusal
-from app.streams.memory_log import LogBounds, MemoryStreamLog
+from app.streams.memory_store import MemoryStreamStore, StoreBounds
+from app.streams.store import MAX_UNSTORED_TOKENS, Order, Refusal
 from tests.fakes.clock import settle
 from tests.fakes.generator import encode
 from tests.fakes.requests import request
@@ -112,7 +112,7 @@ def test_text_put_in_is_seen_by_every_reader_and_survives_a_generator(which: str
     live(test)
 
 
-def test_a_change_survives_its_driver() -> None:
+def test_a_change_survives_its_producer() -> None:
     async def test(world: World) -> None:
         stream = await world.service.start(request(max_tokens=200, on_disconnect="continue"))
         world.generator.generations[0].say("ab")
@@ -126,9 +126,9 @@ def test_a_change_survives_its_driver() -> None:
         for _ in range(10):
             await world.clock.advance(0.5)
         (generation,) = world.second.generator.generations
-        # Whoever read from the first driver may have seen more than was logged: that is made again, unchanged.
+        # Whoever read from the first producer may have seen more than was logged: that is made again, unchanged.
         assert generation.steerings == []
-        generation.say("c" * MAX_UNLOGGED_TOKENS)
+        generation.say("c" * MAX_UNSTORED_TOKENS)
         await world.clock.advance(0.1)
         (steering,) = generation.steerings
         generation.put_in(steering)
@@ -136,7 +136,7 @@ def test_a_change_survives_its_driver() -> None:
         await world.clock.advance(0.1)
         frames = await reading
         assert steered(frames) == ["XY"]
-        assert text(frames) == "c" * (MAX_UNLOGGED_TOKENS - 2) + "XY "
+        assert text(frames) == "c" * (MAX_UNSTORED_TOKENS - 2) + "XY "
 
     live(test)
 
@@ -148,17 +148,17 @@ def test_a_driver_that_lost_its_lease_shows_nothing_that_it_changed_alone() -> N
         reader = await world.service.read(stream)
         generation.say("ab")
         await world.clock.advance(0.1)
-        append = world.log.append
+        append = world.store.append
 
-        async def taken_over(driver: str, appends: list[object]) -> list[Refusal]:
-            return [Refusal(stream.id, "stale")] if driver == "i1" and appends else []
+        async def taken_over(producer: str, appends: list[object]) -> list[Refusal]:
+            return [Refusal(stream.id, "stale")] if producer == "i1" and appends else []
 
-        world.log.append = taken_over  # type: ignore[assignment, method-assign]
+        world.store.append = taken_over  # type: ignore[assignment, method-assign]
         await world.service.steer(stream.id, "XY")
         generation.put_in(generation.steerings[0])
         assert steered(reader.take()) == []
         await world.clock.advance(0.1)
-        world.log.append = append  # type: ignore[method-assign]
+        world.store.append = append  # type: ignore[method-assign]
         assert reader.cut and reader.take() == []
 
     live(test)
@@ -219,17 +219,17 @@ def test_a_stream_that_ends_meanwhile_is_not_changed() -> None:
 def test_an_order_of_which_nobody_knows_whether_it_arrived_is_one_order() -> None:
     async def test(world: World) -> None:
         stream = await world.service.start(request())
-        order, calls = world.log.order, 0
+        order, calls = world.store.order, 0
 
         async def doubtful(one: Order) -> bool:
             nonlocal calls
             calls += 1
             given = await order(one)
             if calls < 3:
-                raise LogUnavailable("no answer")
+                raise StoreUnavailable("no answer")
             return given
 
-        world.log.order = doubtful  # type: ignore[method-assign, assignment]
+        world.store.order = doubtful  # type: ignore[method-assign, assignment]
         steering = asyncio.ensure_future(world.service.steer(stream.id, "X"))
         for _ in range(6):
             await world.clock.advance(0.5)
@@ -237,7 +237,7 @@ def test_an_order_of_which_nobody_knows_whether_it_arrived_is_one_order() -> Non
         await world.clock.advance(2)
         assert (calls, len(world.generator.generations[0].steerings)) == (3, 1)
         calls = -10
-        with pytest.raises(LogUnavailable):
+        with pytest.raises(StoreUnavailable):
             failing = asyncio.ensure_future(world.service.steer(stream.id, "Y"))
             for _ in range(6):
                 await world.clock.advance(0.5)
@@ -251,18 +251,18 @@ def test_an_order_that_got_lost_on_its_way_is_given_again() -> None:
     async def test(world: World) -> None:
         stream = await world.service.start(request())
         await settle()
-        attend, lost = world.log.attend, 0
+        renew, lost = world.store.renew, 0
 
-        async def lossy(driver: str, wait_s: float) -> list[Order]:
+        async def lossy(producer: str, wait_s: float) -> list[Order]:
             nonlocal lost
-            orders = await attend(driver, wait_s)
-            if driver == "i1" and orders and not lost:
+            orders = await renew(producer, wait_s)
+            if producer == "i1" and orders and not lost:
                 lost += 1
-                raise LogUnavailable("the answer is lost")
+                raise StoreUnavailable("the answer is lost")
             return orders
 
         await world.clock.advance(1.1)
-        world.log.attend = lossy  # type: ignore[method-assign]
+        world.store.renew = lossy  # type: ignore[method-assign]
         await world.clock.advance(1.1)
         await world.second.service.steer(stream.id, "X")
         for _ in range(4):
@@ -281,26 +281,28 @@ def test_an_order_that_comes_before_the_lease_is_carried_out() -> None:
         world.first.running.cancel()
         await settle()
         await world.second.service.add_stops(stream.id, ["END"])
-        take, told = world.log.take, asyncio.Event()
+        take, told = world.store.take, asyncio.Event()
 
-        async def slow(stream_id: str, driver: str) -> int | None:
-            epoch = await take(stream_id, driver)
+        async def slow(stream_id: str, producer: str) -> int | None:
+            epoch = await take(stream_id, producer)
             await told.wait()
             return epoch
 
-        world.log.take = slow  # type: ignore[method-assign, assignment]
+        world.store.take = slow  # type: ignore[method-assign, assignment]
         for _ in range(5):
             await world.clock.advance(1)
         # From now on no order is given twice.
-        world.log._changing.clear()
+        world.store._changing.clear()
         told.set()
         await settle()
         (generation,) = world.second.generator.generations
         generation.say("c" * 58 + "END")
         await world.clock.advance(0.1)
         status = await world.second.service.status(stream.id)
-        assert status.state == "running", "a change waits for what readers of the first driver may have seen"
-        assert world.second.service._driver.streams[stream.id].changes.stops == {"END"}
+        assert status.state == "running", (
+            "a change waits for what readers of the first producer may have seen"
+        )
+        assert world.second.service._producer.streams[stream.id].changes.stops == {"END"}
         await world.second.service.cancel(stream.id)
 
     live(test)
@@ -313,8 +315,8 @@ def test_a_log_that_lost_its_memory_is_told_the_changes_anew() -> None:
         await world.service.add_stops(stream.id, ["END"])
         generation.say("ab")
         await world.clock.advance(0.1)
-        empty = MemoryStreamLog(LogBounds(), world.clock)
-        world.log.__dict__.update(empty.__dict__)
+        empty = MemoryStreamStore(StoreBounds(), world.clock)
+        world.store.__dict__.update(empty.__dict__)
         await world.service.steer(stream.id, "X")
         generation.put_in(generation.steerings[0])
         await world.clock.advance(0.5)

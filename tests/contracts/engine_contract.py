@@ -40,7 +40,7 @@ class EngineContract:
     def make(self, config: EngineConfig = CONFIG) -> tuple[Engine, Callable[[float], None]]:
         raise NotImplementedError
 
-    # The driver.
+    # The producer.
 
     def collect(self, made: Made, outputs: Outputs) -> None:
         for ingress, batches in outputs.items():

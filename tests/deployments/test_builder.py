@@ -10,8 +10,8 @@ from ray.serve._private.api import call_user_app_builder_with_args_if_necessary 
 from ray.serve.schema import ServeDeploySchema
 
 from app.settings import Settings
-from deployments.autoscaling import sequences_policy
 from deployments.builder import build_app
+from deployments.generator.autoscaling import sequences_policy
 
 BUILDER: Any = build_app
 CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
@@ -30,8 +30,8 @@ def arguments() -> dict[str, Any]:
 def deployments(settings: Settings) -> dict[str, Any]:
     """The deployments of the application by name."""
     ingress: Any = build_app(settings)._bound_deployment
-    _, tokenizers, generators, log = ingress.init_args
-    behind = [*tokenizers.values(), *generators.values(), *([] if log is None else [log])]
+    _, tokenizers, generators, store = ingress.init_args
+    behind = [*tokenizers.values(), *generators.values(), *([] if store is None else [store])]
     bound = [ingress, *(each._bound_deployment for each in behind)]
     return {deployment.name: deployment for deployment in bound}
 
@@ -106,7 +106,7 @@ def test_each_model_has_its_deployments() -> None:
     built = deployments(Settings.model_validate({"models": models}))
     assert set(built) == {
         "Ingress",
-        "StreamLog",
+        "StreamStore",
         *(
             f"{kind}:{label}"
             for kind in ("Tokenizer", "Generator")
@@ -119,15 +119,15 @@ def test_the_log_in_memory_is_one_process_with_the_bounds_of_the_settings() -> N
     settings = Settings.model_validate(
         {"streams": {"max_streams": 7, "retention_s": 5, "stall_timeout_s": 2}}
     )
-    log = deployments(settings)["StreamLog"]
-    assert (log.num_replicas, log._deployment_config.autoscaling_config) == (1, None)
-    [bounds] = log.init_args
+    store = deployments(settings)["StreamStore"]
+    assert (store.num_replicas, store._deployment_config.autoscaling_config) == (1, None)
+    [bounds] = store.init_args
     assert (bounds.max_streams, bounds.retention_s, bounds.lease_s) == (7, 5, 2)
 
 
 def test_with_redis_there_is_no_log_among_the_deployments() -> None:
     redis = {"backend": "redis", "redis_url": "redis://127.0.0.1:6379/0"}
-    assert "StreamLog" not in deployments(Settings.model_validate({"streams": redis}))
+    assert "StreamStore" not in deployments(Settings.model_validate({"streams": redis}))
 
 
 def test_nothing_queues_without_bound() -> None:

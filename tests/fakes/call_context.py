@@ -6,7 +6,7 @@ import grpc
 
 
 class FakeContext:
-    """Implements `deployments.grpc_servicer.CallContext`. Keeps what the call says of its end."""
+    """Implements `deployments.ingress.grpc_servicer.CallContext`. Keeps what the call says of its end."""
 
     def __init__(self, **metadata: str) -> None:
         self.code: grpc.StatusCode | None = None

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from app.schema.tokens import Job
-from deployments.generator_server import GeneratorServer
-from deployments.link import LinkBroken
-from deployments.replica_directory import ReplicaDirectory, ReplicaGone
+from deployments.generator.server import GeneratorServer
+from deployments.ingress.replicas import ReplicaDirectory, ReplicaGone
+from deployments.links.link import LinkBroken
 from tests.fakes.job_loop import FakeJobLoop
 
 
@@ -24,7 +24,7 @@ class Replica:
 
 
 class FakeCall:
-    """Implements `deployments.calls.Call` over an async generator of the replica."""
+    """Implements `deployments.ingress.calls.Call` over an async generator of the replica."""
 
     def __init__(self, replica: Replica, kind: str, answers: AsyncIterator[bytes]) -> None:
         self.kind = kind
@@ -60,7 +60,7 @@ class FakeCall:
 
 
 class FakeCalls:
-    """Implements `deployments.calls.GeneratorCalls`.
+    """Implements `deployments.ingress.calls.GeneratorCalls`.
 
     Replicas in `unlinked` are listed and can't be called yet; a job breaks the link to those in `breaking`.
     """

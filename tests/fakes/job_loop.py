@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from app.schema.tokens import EngineFinish, Job, Steering, TokenBatch
-from deployments.generator_server import GeneratorServer
+from deployments.generator.server import GeneratorServer
 
 
 class FakeJobLoop:
-    """Implements `deployments.generator_server.JobLoop`. `refusal` is raised instead of accepting."""
+    """Implements `deployments.generator.server.JobLoop`. `refusal` is raised instead of accepting."""
 
     def __init__(self, server: GeneratorServer) -> None:
         self.healthy = True

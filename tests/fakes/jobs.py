@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from app.schema.sampling import SamplingParams
 from app.schema.tokens import Job, TokenBatch
-from deployments.generator_client import GeneratorClient
+from deployments.ingress.generators import GeneratorClient
 from tests.fakes.calls import FakeCalls
 from tests.fakes.clock import settle
 

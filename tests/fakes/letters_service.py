@@ -10,8 +10,8 @@ from app.service import GenerationService
 from app.settings import Settings
 from tests.fakes.clock import FakeClock
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
-from tests.fakes.log import memory_log
 from tests.fakes.loop import run
+from tests.fakes.store import memory_log
 
 
 class LettersService:

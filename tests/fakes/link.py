@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from deployments.link_server import Handler
+from deployments.links.server import Handler
 
 
 class LocalLink:
-    """Implements `deployments.link.Link` over a handler. Each of `failures` is raised by one call instead of making it."""
+    """Implements `deployments.links.link.Link` over a handler. Each of `failures` is raised by one call instead of making it."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler

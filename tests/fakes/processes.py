@@ -12,7 +12,7 @@ from app.asgi.application import build_app
 from app.model import Model
 from app.service import GenerationService
 from app.settings import Settings
-from app.streams.memory_log import LogBounds, MemoryStreamLog
+from app.streams.memory_store import MemoryStreamStore, StoreBounds
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.exchange import Exchange, frames_of
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
@@ -25,10 +25,10 @@ SETTINGS = Settings.model_validate({"models": [{"name": "letters"}]})
 class Ingress:
     """One process: the application over a fake generator."""
 
-    def __init__(self, name: str, clock: FakeClock, log: MemoryStreamLog) -> None:
+    def __init__(self, name: str, clock: FakeClock, store: MemoryStreamStore) -> None:
         self.generator = FakeGenerator(capacity=100)
         model = Model(SETTINGS.models[0], FakeTokenizer(max_model_len_tokens=2000), self.generator)
-        self.service = GenerationService(SETTINGS, {"letters": model}, log, ingress=name, clock=clock)
+        self.service = GenerationService(SETTINGS, {"letters": model}, store, ingress=name, clock=clock)
         self.app = build_app(self.service)
         self.running = asyncio.ensure_future(self.service.run())
 
@@ -42,9 +42,9 @@ class World:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.log = MemoryStreamLog(LogBounds(lease_s=3.0, retention_s=RETENTION_S), self.clock)
-        self.first = Ingress("i1", self.clock, self.log)
-        self.second = Ingress("i2", self.clock, self.log)
+        self.store = MemoryStreamStore(StoreBounds(lease_s=3.0, retention_s=RETENTION_S), self.clock)
+        self.first = Ingress("i1", self.clock, self.store)
+        self.second = Ingress("i2", self.clock, self.store)
         self.exchanges: list[Exchange] = []
 
     @property

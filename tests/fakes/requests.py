@@ -8,7 +8,7 @@ import msgspec
 
 from app.schema.requests import GenerationRequest
 from app.schema.sampling import SamplingParams
-from app.streams.log import StreamRecord
+from app.streams.store import StreamRecord
 
 
 def request(prompt: str = "hello", **fields: Any) -> GenerationRequest:

@@ -10,34 +10,36 @@ from app.model import Model
 from app.schema.frames import Delta, Frame
 from app.service import GenerationService
 from app.settings import ModelSettings, Settings
-from app.streams.log import StreamLog
-from app.streams.memory_log import LogBounds, MemoryStreamLog
+from app.streams.memory_store import MemoryStreamStore, StoreBounds
 from app.streams.reader import Reader
+from app.streams.store import StreamStore
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.generator import FakeGenerator, FakeTokenizer
 
 
 class AskedLog:
-    """A log that notes what is asked of it about single streams."""
+    """A store that notes what is asked of it about single streams."""
 
-    def __init__(self, log: MemoryStreamLog) -> None:
-        self._log = log
+    def __init__(self, store: MemoryStreamStore) -> None:
+        self._store = store
         self.asked: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("append", "attend"):
+        if name not in ("append", "renew"):
             self.asked.append(name)
-        return getattr(self._log, name)
+        return getattr(self._store, name)
 
 
 class Ingress:
     """One service over fakes."""
 
-    def __init__(self, name: str, clock: FakeClock, log: StreamLog, capacity: int) -> None:
+    def __init__(self, name: str, clock: FakeClock, store: StreamStore, capacity: int) -> None:
         self.generator = FakeGenerator(capacity)
         self.tokenizer = FakeTokenizer()
         self.model = Model(ModelSettings(name="letters"), self.tokenizer, self.generator)
-        self.service = GenerationService(Settings(), {"letters": self.model}, log, ingress=name, clock=clock)
+        self.service = GenerationService(
+            Settings(), {"letters": self.model}, store, ingress=name, clock=clock
+        )
         self.running = asyncio.ensure_future(self.service.run())
 
     def free(self) -> bool:
@@ -54,8 +56,8 @@ class World:
 
     def __init__(self, capacity: int = 8) -> None:
         self.clock = FakeClock()
-        self.log = MemoryStreamLog(LogBounds(lease_s=3.0, retention_s=600.0), self.clock)
-        asked = AskedLog(self.log)
+        self.store = MemoryStreamStore(StoreBounds(lease_s=3.0, retention_s=600.0), self.clock)
+        asked = AskedLog(self.store)
         self.asked = asked.asked
         self.first = Ingress("i1", self.clock, asked, capacity)
         self.second = Ingress("i2", self.clock, asked, capacity)

@@ -26,10 +26,10 @@ from ray.serve.handle import DeploymentHandle
 
 from app.schema.sampling import SamplingParams
 from app.schema.tokens import Job, TokenBatch
-from deployments.calls import LinkedCalls, serve_options
-from deployments.generator_client import GeneratorClient, RemoteJob
-from deployments.link_client import links_to
-from deployments.replica_directory import directory_of
+from deployments.ingress.calls import LinkedCalls, serve_options
+from deployments.ingress.generators import GeneratorClient, RemoteJob
+from deployments.ingress.replica_links import links_to
+from deployments.ingress.replicas import directory_of
 
 STREAMS = 48
 STALL_TIMEOUT_S = 3.0
@@ -60,11 +60,11 @@ class Sink:
         self.ended.set()
 
 
-class Driver:
+class Producer:
     """One generator client over a live deployment."""
 
     def __init__(self, application: str, deployment: str) -> None:
-        self.ingress = f"driver-{secrets.token_hex(4)}"
+        self.ingress = f"producer-{secrets.token_hex(4)}"
         self.handle: DeploymentHandle[Any] = serve.get_deployment_handle(deployment, application)
         self.links = links_to(self.handle)
         self.calls = LinkedCalls(self.links)
@@ -107,17 +107,17 @@ class Driver:
             yield opened
 
 
-async def pinned(driver: Driver) -> dict[str, Any]:
+async def pinned(producer: Producer) -> dict[str, Any]:
     """Every replica is reached by its name."""
-    answers = [await driver.statistics(replica) for replica in sorted(driver.directory.replicas)]
+    answers = [await producer.statistics(replica) for replica in sorted(producer.directory.replicas)]
     return {"replicas": len(answers), "processes": len({answer["pid"] for answer in answers})}
 
 
-async def pace(driver: Driver) -> dict[str, Any]:
+async def pace(producer: Producer) -> dict[str, Any]:
     """Many streams to their end, and what they cost."""
-    pids = [(await driver.statistics(replica))["pid"] for replica in driver.directory.replicas]
+    pids = [(await producer.statistics(replica))["pid"] for replica in producer.directory.replicas]
     tokens = 150
-    async with driver.streams(STREAMS, tokens) as streams:
+    async with producer.streams(STREAMS, tokens) as streams:
         before, began_s = {pid: cpu_s(pid) for pid in [*pids, os.getpid()]}, time.monotonic()
         counted = sum(sink.tokens for _, sink in streams)
         await asyncio.gather(*(sink.ended.wait() for _, sink in streams))
@@ -135,14 +135,14 @@ async def pace(driver: Driver) -> dict[str, Any]:
     }
 
 
-async def breaks(driver: Driver) -> dict[str, Any]:
+async def breaks(producer: Producer) -> dict[str, Any]:
     """Channels that are cut again and again while streams run."""
     tokens = 150
-    async with driver.streams(STREAMS, tokens) as streams:
+    async with producer.streams(STREAMS, tokens) as streams:
         cuts = 0
         while not all(sink.ended.is_set() for _, sink in streams):
             await asyncio.sleep(0.3)
-            for channel in driver.client._channels.values():
+            for channel in producer.client._channels.values():
                 if channel._call is not None:
                     channel._call.cancel()
                     cuts += 1
@@ -155,11 +155,11 @@ async def breaks(driver: Driver) -> dict[str, Any]:
     }
 
 
-async def cancels(driver: Driver) -> dict[str, Any]:
+async def cancels(producer: Producer) -> dict[str, Any]:
     """Streams that are left at random moments, most of them while they are being opened."""
 
     async def use() -> None:
-        async with driver.client.open(driver.job(2000), Sink()):
+        async with producer.client.open(producer.job(2000), Sink()):
             await asyncio.Event().wait()
 
     for _ in range(4):
@@ -169,42 +169,42 @@ async def cancels(driver: Driver) -> dict[str, Any]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     began_s = time.monotonic()
-    while await driver.jobs() and time.monotonic() - began_s < 20:  # noqa: ASYNC110
+    while await producer.jobs() and time.monotonic() - began_s < 20:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
-    return {"jobs": await driver.jobs(), "freed_s": round(time.monotonic() - began_s, 3)}
+    return {"jobs": await producer.jobs(), "freed_s": round(time.monotonic() - began_s, 3)}
 
 
-async def pauses(driver: Driver) -> dict[str, Any]:
+async def pauses(producer: Producer) -> dict[str, Any]:
     """A paused stream stands still while others go on, and goes on afterwards."""
-    async with driver.streams(2, 2000) as ((paused, sink), (_, other)):
-        await driver.until(lambda: sink.tokens > 5)
+    async with producer.streams(2, 2000) as ((paused, sink), (_, other)):
+        await producer.until(lambda: sink.tokens > 5)
         paused.pause()
         await asyncio.sleep(0.5)
         stood, others = sink.tokens, other.tokens
         await asyncio.sleep(1)
         still, went_on = sink.tokens - stood, other.tokens - others
         paused.resume()
-        await driver.until(lambda: sink.tokens > stood + 10)
+        await producer.until(lambda: sink.tokens > stood + 10)
     return {"paused_tokens": still, "other_tokens": went_on, "disorder": sink.disorder}
 
 
-async def hang(driver: Driver) -> dict[str, Any]:
+async def hang(producer: Producer) -> dict[str, Any]:
     """A replica that stops without dying, and comes back."""
-    async with driver.streams(8, 2000) as streams:
+    async with producer.streams(8, 2000) as streams:
         replica = streams[0][0].replica
         hit = [sink for generation, sink in streams if generation.replica == replica]
         spared = [sink for generation, sink in streams if generation.replica != replica]
-        pid = (await driver.statistics(replica))["pid"]
+        pid = (await producer.statistics(replica))["pid"]
         began_s = time.monotonic()
         os.kill(pid, signal.SIGSTOP)
         try:
-            await driver.until(lambda: all(sink.losses for sink in hit), 20)
+            await producer.until(lambda: all(sink.losses for sink in hit), 20)
             sink = Sink()
-            async with driver.client.open(driver.job(10), sink) as generation:
+            async with producer.client.open(producer.job(10), sink) as generation:
                 elsewhere = generation.replica != replica
         finally:
             os.kill(pid, signal.SIGCONT)
-    await driver.until(lambda: replica in driver.directory.answering, 30)
+    await producer.until(lambda: replica in producer.directory.answering, 30)
     return {
         "lost_after_s": round(max(sink.lost_s for sink in hit) - began_s, 3),
         "hit": len(hit),
@@ -214,21 +214,21 @@ async def hang(driver: Driver) -> dict[str, Any]:
     }
 
 
-async def kill(driver: Driver) -> dict[str, Any]:
+async def kill(producer: Producer) -> dict[str, Any]:
     """A replica that dies."""
-    async with driver.streams(12, 2000) as streams:
+    async with producer.streams(12, 2000) as streams:
         replica = streams[0][0].replica
         hit = [sink for generation, sink in streams if generation.replica == replica]
         spared = [sink for generation, sink in streams if generation.replica != replica]
-        pid = (await driver.statistics(replica))["pid"]
-        await driver.until(lambda: all(sink.tokens for _, sink in streams))
+        pid = (await producer.statistics(replica))["pid"]
+        await producer.until(lambda: all(sink.tokens for _, sink in streams))
         began_s = time.monotonic()
         os.kill(pid, signal.SIGKILL)
-        await driver.until(lambda: all(sink.losses for sink in hit), 20)
+        await producer.until(lambda: all(sink.losses for sink in hit), 20)
         counted = sum(sink.tokens for sink in spared)
         await asyncio.sleep(0.5)
         went_on = sum(sink.tokens for sink in spared) > counted
-    await driver.until(lambda: replica not in driver.client.channels)
+    await producer.until(lambda: replica not in producer.client.channels)
     return {
         "lost_after_s": round(max(sink.lost_s for sink in hit) - began_s, 3),
         "hit": len(hit),
@@ -238,7 +238,7 @@ async def kill(driver: Driver) -> dict[str, Any]:
     }
 
 
-SCENARIOS: dict[str, Callable[[Driver], Coroutine[Any, Any, dict[str, Any]]]] = {
+SCENARIOS: dict[str, Callable[[Producer], Coroutine[Any, Any, dict[str, Any]]]] = {
     scenario.__name__: scenario for scenario in (pinned, pace, breaks, cancels, pauses, hang, kill)
 }
 
@@ -251,21 +251,21 @@ def cpu_s(pid: int) -> float:
 
 
 async def run(application: str, deployment: str, scenarios: list[str]) -> None:
-    driver = Driver(application, deployment)
-    driver.links.start()
-    driver.client.start()
-    await driver.until(lambda: driver.client.capacity == 200, 120)
+    producer = Producer(application, deployment)
+    producer.links.start()
+    producer.client.start()
+    await producer.until(lambda: producer.client.capacity == 200, 120)
     for name in scenarios:
         async with asyncio.timeout(150):
-            result = await SCENARIOS[name](driver)
+            result = await SCENARIOS[name](producer)
         print(json.dumps({"scenario": name, **result}), flush=True)
-    await driver.client.close()
-    await driver.links.close()
+    await producer.client.close()
+    await producer.links.close()
 
 
 def main() -> None:
     application, deployment, *scenarios = sys.argv[1:]
-    ray.init(namespace="serve", log_to_driver=False, logging_level=logging.WARNING)
+    ray.init(namespace="serve", log_to_producer=False, logging_level=logging.WARNING)
     try:
         asyncio.run(run(application, deployment, scenarios))
     finally:

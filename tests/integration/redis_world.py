@@ -10,30 +10,30 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from app.streams.memory_log import LogBounds
-from app.streams.redis_log import RedisStreamLog
-from tests.contracts.stream_log import LEASE_S, RETENTION_S
+from app.streams.memory_store import StoreBounds
+from app.streams.redis.store import RedisStreamStore
+from tests.contracts.stream_store import LEASE_S, RETENTION_S
 from tests.integration.redis_server import RedisServer
 
-BOUNDS = LogBounds(max_streams=1000, retention_s=RETENTION_S, max_age_s=100.0, lease_s=LEASE_S)
+BOUNDS = StoreBounds(max_streams=1000, retention_s=RETENTION_S, max_age_s=100.0, lease_s=LEASE_S)
 prefixes = (f"test{number}:" for number in itertools.count())
 
 
 class RedisWorld:
     """Logs of several processes that share their streams, each with connections of its own; `log` is the first."""
 
-    def __init__(self, server: RedisServer, bounds: LogBounds = BOUNDS) -> None:
+    def __init__(self, server: RedisServer, bounds: StoreBounds = BOUNDS) -> None:
         self.server = server
         self.prefix = next(prefixes)
         self._bounds = bounds
-        self._logs: list[RedisStreamLog] = []
-        self.log = self.another_process()
+        self._logs: list[RedisStreamStore] = []
+        self.store = self.another_process()
         self.redis = Redis.from_url(server.url, protocol=2)
 
-    def another_process(self) -> RedisStreamLog:
-        log = RedisStreamLog(self.server.url, self._bounds, prefix=self.prefix, tombstone_s=30.0)
-        self._logs.append(log)
-        return log
+    def another_process(self) -> RedisStreamStore:
+        store = RedisStreamStore(self.server.url, self._bounds, prefix=self.prefix, tombstone_s=30.0)
+        self._logs.append(store)
+        return store
 
     async def pass_time(self, duration_s: float) -> None:
         await asyncio.sleep(duration_s)
@@ -48,15 +48,15 @@ class RedisWorld:
         return int(statistics["cmdstat_evalsha"]["calls"])
 
     async def close(self) -> None:
-        for log in self._logs:
-            await log.close()
+        for store in self._logs:
+            await store.close()
         await self.redis.aclose()
 
 
 @asynccontextmanager
 async def world_on(server: RedisServer, **bounds: Any) -> AsyncIterator[RedisWorld]:
-    fields = {name: getattr(BOUNDS, name) for name in LogBounds.__struct_fields__} | bounds
-    world = RedisWorld(server, LogBounds(**fields))
+    fields = {name: getattr(BOUNDS, name) for name in StoreBounds.__struct_fields__} | bounds
+    world = RedisWorld(server, StoreBounds(**fields))
     try:
         yield world
     finally:

@@ -51,7 +51,7 @@ def brief(redis: RedisServer) -> Iterator[Cluster]:
     cluster = Cluster(config)
     try:
         cluster.start()
-        assert not cluster.processes("ServeReplica:streaming:StreamLog")
+        assert not cluster.processes("ServeReplica:streaming:StreamStore")
         yield cluster
     finally:
         cluster.stop()
@@ -69,7 +69,7 @@ async def state(
 async def last_state(
     client: httpx.AsyncClient, stream: str, headers: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """What is known of a stream whose end was read, when the log knows it too: it hears of the end a little later."""
+    """What is known of a stream whose end was read, when the store knows it too: it hears of the end a little later."""
     until_s = time.monotonic() + 5
     while (status := await state(client, stream, headers))["expires_at"] is None:
         assert time.monotonic() < until_s

@@ -79,7 +79,7 @@ def test_a_log_and_tokenizers_that_die_are_found_again(server: Cluster) -> None:
         readings = [Reading() for _ in range(4)]
         running = [asyncio.ensure_future(post(client, LONG, reading)) for reading in readings]
         await reached(readings, 20)
-        titles = ["ServeReplica:streaming:StreamLog", f"ServeReplica:streaming:Tokenizer:{SIMULATED}"]
+        titles = ["ServeReplica:streaming:StreamStore", f"ServeReplica:streaming:Tokenizer:{SIMULATED}"]
         killed = {title: server.processes(title)[0] for title in titles}
         for pid in killed.values():
             os.kill(pid, signal.SIGKILL)
@@ -98,7 +98,7 @@ def test_a_log_and_tokenizers_that_die_are_found_again(server: Cluster) -> None:
 
 
 async def _all_ended(client: httpx.AsyncClient, streams: Sequence[str]) -> None:
-    """Returns when every process says so: one that does not drive a stream hears of its end from the log."""
+    """Returns when every process says so: one that does not drive a stream hears of its end from the store."""
     give_up_s = time.monotonic() + 30
     states = [""]
     while set(states) != {"ended"} and time.monotonic() < give_up_s:

@@ -29,7 +29,7 @@ from app.service import GenerationService
 from app.settings import ModelSettings, Settings
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
-from tests.fakes.log import memory_log
+from tests.fakes.store import memory_log
 
 MAX_BODY_BYTES = 2000
 ERROR_FIELDS = ["code", "message", "param", "type"]

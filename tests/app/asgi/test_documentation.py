@@ -15,7 +15,7 @@ from app.service import GenerationService
 from app.settings import ModelSettings, Settings
 from tests.fakes.clock import FakeClock
 from tests.fakes.generator import FakeGenerator, FakeTokenizer
-from tests.fakes.log import memory_log
+from tests.fakes.store import memory_log
 
 ERROR_FIELDS = ["code", "message", "param", "type"]
 

@@ -18,7 +18,7 @@ from app.service import GenerationService
 from app.settings import Settings
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.generator import FakeGenerator, FakeTokenizer
-from tests.fakes.log import memory_log
+from tests.fakes.store import memory_log
 
 BODY = {"prompt": "hi", "detach": True}
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}

@@ -20,10 +20,10 @@ from app.wire.encoder import Encoder
 from app.wire.sse import HEARTBEAT, NativeSseEncoder
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
-from tests.fakes.log import memory_log
 from tests.fakes.loop import run
 from tests.fakes.requests import request
 from tests.fakes.socket import Message, Socket
+from tests.fakes.store import memory_log
 
 
 class World:

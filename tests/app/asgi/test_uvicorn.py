@@ -17,8 +17,8 @@ from app.service import GenerationService
 from app.settings import Settings
 from tests.fakes.clock import FakeClock
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
-from tests.fakes.log import memory_log
 from tests.fakes.real_time import until
+from tests.fakes.store import memory_log
 
 STALL_TIMEOUT_S = 0.3
 

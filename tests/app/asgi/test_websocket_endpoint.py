@@ -23,8 +23,8 @@ from tests.cases import validation as cases
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.exchange import Exchange
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
-from tests.fakes.log import memory_log
 from tests.fakes.loop import run
+from tests.fakes.store import memory_log
 from tests.fakes.websocket import FakeWebSocket
 
 MAX_BYTES = 100_000

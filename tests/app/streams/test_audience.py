@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import InvalidCursor, LogUnavailable, TooManyReaders
+from app.errors import InvalidCursor, StoreUnavailable, TooManyReaders
 from app.schema.tokens import TokenBatch
 from app.settings import StreamsSettings
 from app.streams.audience import RETRY_S, Audience
-from app.streams.memory_log import LogBounds, MemoryStreamLog
+from app.streams.memory_store import MemoryStreamStore, StoreBounds
 from app.streams.reader import Reader
 from app.streams.stream import Stream
 from tests.app.streams.test_stream import stream_of
@@ -25,7 +25,7 @@ from tests.fakes.requests import record, request
 LEASE_S, GRACE_S, MOST = 3.0, 30.0, 3
 
 
-class CountingLog(MemoryStreamLog):
+class CountingLog(MemoryStreamStore):
     """Knows how often it was told of readers, and may not answer."""
 
     calls = 0
@@ -35,7 +35,7 @@ class CountingLog(MemoryStreamLog):
         self.calls += 1
         await asyncio.sleep(0)
         if self.fails:
-            raise LogUnavailable("away")
+            raise StoreUnavailable("away")
         return await super().count_readers(stream, process, readers)
 
 
@@ -46,7 +46,7 @@ class Process:
         self.name = name
         self.tasks: set[asyncio.Task[None]] = set()
         settings = StreamsSettings(max_readers=MOST, grace_s=GRACE_S)
-        self.audience = Audience(settings, world.log, name=name, clock=world.clock, spawn=self._spawn)
+        self.audience = Audience(settings, world.store, name=name, clock=world.clock, spawn=self._spawn)
         self.stream = stream_of(request(**fields), on_left=self.audience.left)
 
     async def join(self, **more: Any) -> Reader:
@@ -61,26 +61,26 @@ class Process:
 class World:
     def __init__(self, **fields: Any) -> None:
         self.clock = FakeClock()
-        self.log = CountingLog(LogBounds(lease_s=LEASE_S), self.clock)
+        self.store = CountingLog(StoreBounds(lease_s=LEASE_S), self.clock)
         self.fields = {"on_disconnect": "cancel", **fields}
         self.first, self.second = (Process(name, self, self.fields) for name in ("i1", "i2"))
         self.second.stream.stand_by()
 
     async def create(self) -> None:
-        await self.log.create(record("st_1", **self.fields), "i1")
+        await self.store.create(record("st_1", **self.fields), "i1")
         self.first.audience.expect(self.first.stream)
 
     async def pass_time(self, duration_s: float) -> None:
         """In steps, between which both processes renew their leases."""
         for _ in range(round(duration_s / 0.5)):
             for name in ("i1", "i2"):
-                await self.log.append(name, [])
+                await self.store.append(name, [])
             await self.clock.advance(0.5)
 
     async def counted(self) -> int:
-        """The readers of which the log knows."""
+        """The readers of which the store knows."""
         await settle()
-        return await MemoryStreamLog.count_readers(self.log, "st_1", "nobody", 0)
+        return await MemoryStreamStore.count_readers(self.store, "st_1", "nobody", 0)
 
 
 def live(test: Callable[[World], Awaitable[None]], **fields: Any) -> None:
@@ -107,7 +107,7 @@ def test_a_stream_with_one_reader_costs_no_call() -> None:
         reader.take()
         reader.close()
         await settle()
-        assert world.log.calls == 0 and not world.first.tasks
+        assert world.store.calls == 0 and not world.first.tasks
 
     live(test)
 
@@ -199,7 +199,7 @@ def test_a_stream_that_has_ended_may_have_any_number() -> None:
         world.second.stream.cancel()
         for _ in range(2 * MOST):
             await world.second.join()
-        assert world.log.calls == 0
+        assert world.store.calls == 0
 
     live(test)
 
@@ -218,14 +218,14 @@ def test_a_detached_stream_has_no_reader_until_one_comes() -> None:
 
 def test_without_a_log_the_readers_here_count() -> None:
     async def test(world: World) -> None:
-        world.log.fails = True
+        world.store.fails = True
         readers = [await world.first.join() for _ in range(MOST)]
         with pytest.raises(TooManyReaders):
             await world.first.join()
         for reader in readers[1:]:
             reader.close()
         await settle()
-        world.log.fails = False
+        world.store.fails = False
         await world.second.join()
         await world.second.join()
         await world.clock.advance(RETRY_S)
@@ -253,7 +253,7 @@ def test_a_process_that_dies_takes_its_readers_with_it() -> None:
         await world.second.join()
         here.close()
         for _ in range(10):
-            await world.log.append("i1", [])
+            await world.store.append("i1", [])
             await world.clock.advance(LEASE_S / 8)
         assert finish_reason(world.first.stream) == "cancelled"
 
@@ -263,7 +263,7 @@ def test_a_process_that_dies_takes_its_readers_with_it() -> None:
 @pytest.mark.parametrize("log_fails", [False, True])
 def test_one_that_begins_and_does_not_come_leaves_a_stream_without_a_reader(log_fails: bool) -> None:
     async def test(world: World) -> None:
-        world.log.fails = log_fails
+        world.store.fails = log_fails
         world.first.audience.left(world.first.stream)
         await settle()
         assert finish_reason(world.first.stream) == "cancelled"

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from app.schema.frames import Delta, End, Frame
 from app.schema.tokens import Edit, Steering, TokenBatch, steered_logprobs
-from app.streams.log import MAX_UNLOGGED_TOKENS, Change, Excerpt
-from app.streams.memory_log import LogBounds, MemoryStreamLog
+from app.streams.memory_store import MemoryStreamStore, StoreBounds
 from app.streams.reader import Reader
 from app.streams.recorder import PACE_S, Recorder
+from app.streams.store import MAX_UNSTORED_TOKENS, Change, Excerpt
 from app.streams.stream import Stream
 from app.wire.sse import NativeSseEncoder
 from tests.app.streams.test_stream import deltas, feed, live, stream_of
@@ -43,7 +43,7 @@ def steered(change: str, text: str) -> Change:
 
 
 def recorded(stream: Stream) -> None:
-    """The log has all of the stream."""
+    """The store has all of the stream."""
     stream.recorded([len(choice.edits) for choice in stream.choices])
 
 
@@ -234,17 +234,17 @@ def test_after_a_takeover_changes_wait_for_what_readers_may_have_seen() -> None:
         generation = generation_of(stream)
         stream.change(steered("a", "X"))
         stream.change(stops("b", "END"))
-        for position in range(2, 2 + MAX_UNLOGGED_TOKENS):
+        for position in range(2, 2 + MAX_UNSTORED_TOKENS):
             assert generation.steerings == [] and not stream.choices[0].edits
             feed(stream, "c", position)
         assert [steering.id for steering in generation.steerings] == ["a"]
-        assert stream.choices[0].edits == [Edit(id="b", position=2 + MAX_UNLOGGED_TOKENS, stops=["END"])]
+        assert stream.choices[0].edits == [Edit(id="b", position=2 + MAX_UNSTORED_TOKENS, stops=["END"])]
 
     live(test)
 
 
 def test_what_contradicts_the_log_is_not_shown_any_longer() -> None:
-    """A driver that had lost its lease made tokens that the new driver has changed."""
+    """A producer that had lost its lease made tokens that the new producer has changed."""
 
     def test() -> None:
         stream = stream_of(request())
@@ -259,16 +259,16 @@ def test_what_contradicts_the_log_is_not_shown_any_longer() -> None:
 
 
 class Living:
-    """A driver's stream with its recorder and log, and a follower that reads the log now and then."""
+    """A producer's stream with its recorder and log, and a follower that reads the store now and then."""
 
     def __init__(self, choices: int) -> None:
         self.clock = FakeClock()
-        self.log = MemoryStreamLog(LogBounds(), self.clock)
+        self.store = MemoryStreamStore(StoreBounds(), self.clock)
         self._asked = request(n=choices, stop=("fg",))
         self.stream = self.another()
         self.follower = self.another()
         self.follower.stand_by()
-        self.recorder = Recorder(self.log, "d1", self.clock, on_stale=lambda stream: None)
+        self.recorder = Recorder(self.store, "d1", self.clock, on_stale=lambda stream: None)
         self.writing = asyncio.ensure_future(self.recorder.run())
         self.generation = generation_of(self.stream)
         self.obeyed = 0
@@ -277,7 +277,7 @@ class Living:
         return stream_of(self._asked, window_tokens=10_000)
 
     async def begin(self) -> None:
-        await self.log.create(self.stream.record, "d1")
+        await self.store.create(self.stream.record, "d1")
         self.recorder.start(self.stream, 1, [0] * len(self.stream.choices))
 
     async def write(self) -> None:
@@ -285,12 +285,12 @@ class Living:
         await self.clock.advance(PACE_S)
 
     async def follow(self) -> None:
-        self.follower.absorb(await self.log.read("st_1", self.follower.counts))
+        self.follower.absorb(await self.store.read("st_1", self.follower.counts))
 
     async def rebuilt(self) -> Stream:
         stream = self.another()
         stream.stand_by()
-        stream.absorb(await self.log.read("st_1", [0] * len(stream.choices)))
+        stream.absorb(await self.store.read("st_1", [0] * len(stream.choices)))
         return stream
 
 

@@ -4,47 +4,47 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from app.errors import LogUnavailable
+from app.errors import StoreUnavailable
 from app.model import Model
 from app.service import GenerationService
 from app.settings import ModelSettings, Settings
-from app.streams.log import Append, Refusal
-from app.streams.memory_log import LogBounds, MemoryStreamLog
+from app.streams.memory_store import MemoryStreamStore, StoreBounds
 from app.streams.recorder import PACE_S, RETRY_S
+from app.streams.store import Append, Refusal
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.generator import FakeGenerator, FakeTokenizer
 from tests.fakes.requests import request
 
 
-class CountingLog(MemoryStreamLog):
+class CountingLog(MemoryStreamStore):
     def __init__(self, clock: FakeClock) -> None:
-        super().__init__(LogBounds(), clock)
+        super().__init__(StoreBounds(), clock)
         self.calls: list[int] = []
 
-    async def append(self, driver: str, appends: Sequence[Append]) -> list[Refusal]:
+    async def append(self, producer: str, appends: Sequence[Append]) -> list[Refusal]:
         self.calls.append(sum(len(batch.token_ids) for append in appends for batch in append.batches))
-        return await super().append(driver, appends)
+        return await super().append(producer, appends)
 
 
 def test_calls_are_paced_and_take_everything_that_came_meanwhile() -> None:
     async def main() -> None:
         clock = FakeClock()
-        log, generator = CountingLog(clock), FakeGenerator(8)
+        store, generator = CountingLog(clock), FakeGenerator(8)
         model = Model(ModelSettings(name="letters"), FakeTokenizer(), generator)
-        service = GenerationService(Settings(), {"letters": model}, log, ingress="i1", clock=clock)
+        service = GenerationService(Settings(), {"letters": model}, store, ingress="i1", clock=clock)
         running = asyncio.ensure_future(service.run())
         await service.start(request())
         await clock.advance(PACE_S)
-        log.calls.clear()
+        store.calls.clear()
         generator.generations[0].say("a")
         await settle()
-        assert log.calls == [1], "what comes after a silence is written at once"
+        assert store.calls == [1], "what comes after a silence is written at once"
         for letter in "bcd":
             generator.generations[0].say(letter)
             await settle()
-        assert log.calls == [1]
+        assert store.calls == [1]
         await clock.advance(PACE_S)
-        assert log.calls == [1, 3]
+        assert store.calls == [1, 3]
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
@@ -56,10 +56,10 @@ class FailingLog(CountingLog):
 
     fails = False
 
-    async def append(self, driver: str, appends: Sequence[Append]) -> list[Refusal]:
-        refusals = await super().append(driver, appends)
+    async def append(self, producer: str, appends: Sequence[Append]) -> list[Refusal]:
+        refusals = await super().append(producer, appends)
         if self.fails:
-            raise LogUnavailable("The answer is lost.")
+            raise StoreUnavailable("The answer is lost.")
         return refusals
 
 
@@ -68,17 +68,17 @@ class World:
 
     def __init__(self, log_class: type[CountingLog]) -> None:
         self.clock = FakeClock()
-        self.log, self.generator = log_class(self.clock), FakeGenerator(8)
+        self.store, self.generator = log_class(self.clock), FakeGenerator(8)
         model = Model(ModelSettings(name="letters"), FakeTokenizer(), self.generator)
         self.service = GenerationService(
-            Settings(), {"letters": model}, self.log, ingress="i1", clock=self.clock
+            Settings(), {"letters": model}, self.store, ingress="i1", clock=self.clock
         )
 
     async def logged(self, stream: str, choices: int = 1) -> list[tuple[int, str, str | None]]:
-        """What the log has of each choice, once the recorder had its turn."""
+        """What the store has of each choice, once the recorder had its turn."""
         await self.clock.advance(RETRY_S)
         await self.clock.advance(PACE_S)
-        batches = (await self.log.read(stream, [0] * choices)).batches
+        batches = (await self.store.read(stream, [0] * choices)).batches
         return [(batch.choice, "".join(map(chr, batch.token_ids)), batch.finish) for batch in batches]
 
 
@@ -101,7 +101,7 @@ def test_each_choice_is_recorded_as_far_as_it_is() -> None:
             generation.say("x", choice=0, finish="length")
             generation.say("c", choice=1)
             assert await world.logged(stream.id, 2) == [(0, "x", "length"), (1, "abc", None)]
-            assert sum(world.log.calls) == 4, "no token is written twice"
+            assert sum(world.store.calls) == 4, "no token is written twice"
 
     asyncio.run(main())
 
@@ -109,16 +109,16 @@ def test_each_choice_is_recorded_as_far_as_it_is() -> None:
 def test_what_was_written_without_an_answer_is_written_again_and_counts_once() -> None:
     async def main() -> None:
         async with running_world(FailingLog) as world:
-            log = world.log
-            assert isinstance(log, FailingLog)
+            store = world.store
+            assert isinstance(store, FailingLog)
             stream = await world.service.start(request())
-            log.fails = True
+            store.fails = True
             world.generator.generations[0].say("ab")
             assert await world.logged(stream.id) == [(0, "ab", None)]
-            log.fails = False
+            store.fails = False
             world.generator.generations[0].say("c", finish="length")
             assert await world.logged(stream.id) == [(0, "abc", "length")]
-            assert (await log.read(stream.id, [0])).ending is not None
+            assert (await store.read(stream.id, [0])).ending is not None
 
     asyncio.run(main())
 
@@ -131,7 +131,7 @@ def test_a_log_that_has_lost_its_memory_is_told_everything_again() -> None:
             generation.say("ab", choice=0, finish="length")
             generation.say("c", choice=1)
             await world.logged(stream.id, 2)
-            world.log._forget(stream.id)
+            world.store._forget(stream.id)
             generation.say("d", choice=1)
             assert await world.logged(stream.id, 2) == [(0, "ab", "length"), (1, "cd", None)]
 

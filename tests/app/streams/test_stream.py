@@ -14,8 +14,8 @@ from app.schema.frames import Delta, End, Frame
 from app.schema.requests import GenerationRequest
 from app.schema.tokens import TokenBatch, TokenLogprob
 from app.streams.choice import Choice
-from app.streams.log import StreamRecord
 from app.streams.reader import Reader
+from app.streams.store import StreamRecord
 from app.streams.stream import Stream
 from app.text.logprobs import LogprobWriter
 from app.text.pipeline import ChoiceText

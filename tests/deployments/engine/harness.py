@@ -1,4 +1,4 @@
-"""Tiny random models, and a driver that runs an engine to the end and checks the order of what it makes."""
+"""Tiny random models, and a producer that runs an engine to the end and checks the order of what it makes."""
 
 from __future__ import annotations
 

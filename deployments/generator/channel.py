@@ -1,0 +1,106 @@
+"""The generator's end of the channels: hands the output of each step to the ingress processes that wait for it.
+
+Delivery of a step is one `put` for each ingress, however many streams it has. Only the batches that end a choice are looked
+at one by one, because the `generate` call of their job ends with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from app.schema.tokens import Job, TokenBatch
+from deployments.generator.outbox import Outbox, OutboxReader
+from deployments.messages.generation import BEAT_S
+
+IDLE_OUTBOX_S = 30.0
+
+
+class ChannelServer:
+    """The outboxes of one generator replica. `healthy` says whether the engine works; without it there are no beats."""
+
+    def __init__(self, healthy: Callable[[], bool]) -> None:
+        self._healthy = healthy
+        self._outboxes: dict[str, Outbox] = {}
+        self._idle_beats: dict[str, int] = {}
+        self._jobs: dict[tuple[str, int], RunningJob] = {}
+
+    @property
+    def jobs(self) -> int:
+        return len(self._jobs)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no job left, and nothing that waits to be sent."""
+        return not self._jobs and not any(outbox.has_waiting for outbox in self._outboxes.values())
+
+    def deliver(self, outputs: Mapping[str, list[TokenBatch]]) -> None:
+        """Takes what one step of the engine made. Called on the event loop, once for each step."""
+        for ingress, batches in outputs.items():
+            self._outbox(ingress).put(batches)
+            for batch in batches:
+                if batch.finish is not None:
+                    self._choice_ended(ingress, batch.key)
+
+    def attach(self, ingress: str, after: int) -> OutboxReader:
+        """Opens the channel of `ingress`, which has the messages up to number `after`. Ends the one that it had."""
+        return self._outbox(ingress).attach(after)
+
+    def register(self, job: Job) -> RunningJob:
+        """Counts the choices of `job` until they have ended. To be called before the engine gets it, and `forget` at the end."""
+        running = RunningJob(job)
+        self._jobs[job.ingress, job.key] = running
+        return running
+
+    def forget(self, job: Job) -> None:
+        self._jobs.pop((job.ingress, job.key), None)
+
+    async def beat(self) -> None:
+        """Lets every channel beat for ever. Cancel it to stop."""
+        while True:
+            await asyncio.sleep(BEAT_S)
+            if self._healthy():
+                for outbox in self._outboxes.values():
+                    outbox.beat()
+            self._drop_idle()
+
+    def _outbox(self, ingress: str) -> Outbox:
+        outbox = self._outboxes.get(ingress)
+        if outbox is None:
+            outbox = self._outboxes[ingress] = Outbox()
+        return outbox
+
+    def _choice_ended(self, ingress: str, key: int) -> None:
+        job = self._jobs.get((ingress, key))
+        if job is not None:
+            job.choice_ended()
+
+    def _drop_idle(self) -> None:
+        """Forgets the outboxes of ingress processes that have had neither a channel nor a job for a while."""
+        busy = {ingress for ingress, _ in self._jobs}
+        for ingress, outbox in list(self._outboxes.items()):
+            if outbox.attached or ingress in busy:
+                self._idle_beats.pop(ingress, None)
+                continue
+            self._idle_beats[ingress] = self._idle_beats.get(ingress, 0) + 1
+            if self._idle_beats[ingress] * BEAT_S >= IDLE_OUTBOX_S:
+                del self._outboxes[ingress], self._idle_beats[ingress]
+
+
+class RunningJob:
+    """A job that the engine works on, until each of its choices has ended."""
+
+    def __init__(self, job: Job) -> None:
+        self._choices = job.n - sum(job.finished)
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._choices == 0:
+            self._ended.set_result(None)
+
+    def choice_ended(self) -> None:
+        self._choices -= 1
+        if self._choices == 0 and not self._ended.done():
+            self._ended.set_result(None)
+
+    async def ended(self) -> None:
+        """Returns when the engine has made the last batch of the job."""
+        await self._ended

@@ -1,0 +1,77 @@
+"""The generator deployment: one replica runs one engine and serves it to the ingress processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from app.settings import ModelSettings
+from deployments.engine.config import EngineConfig
+from deployments.engine.loop import EngineLoop
+from deployments.engine.simulated import SimulatedEngine
+from deployments.generator.autoscaling import SEQUENCES
+from deployments.generator.server import GeneratorServer
+from deployments.model.files import load_tokenizer, model_path, printable_token_ids
+
+if TYPE_CHECKING:
+    from deployments.engine.protocol import Engine
+
+
+def build_engine(settings: ModelSettings) -> Engine:
+    """The engine that `settings` ask for. Takes seconds and blocks; raises `UnsupportedModel` and `OSError`."""
+    config = EngineConfig.from_settings(settings)
+    path = model_path(settings)
+    if settings.engine == "simulated":
+        tokenizer = load_tokenizer(path)
+        return SimulatedEngine(
+            config,
+            vocab_size=tokenizer.get_vocab_size(),
+            token_ids=printable_token_ids(tokenizer),
+            first_token_s=settings.simulated.first_token_s,
+            step_s=settings.simulated.step_s,
+        )
+    # torch stays out of the processes that only build or route.
+    from deployments.engine.loading import load_engine
+
+    return load_engine(path, config, device=settings.device, dtype=settings.dtype)
+
+
+class Generator(GeneratorServer):
+    """A `GeneratorServer` as a Serve deployment, with the engine that it serves."""
+
+    def __init__(self, settings: ModelSettings, stall_timeout_s: float) -> None:
+        super().__init__(settings.sequences_per_replica)
+        self._engine_loop = EngineLoop(build_engine(settings), self.deliver, stall_timeout_s=stall_timeout_s)
+        self._engine_loop.start()
+        self.serve(self._engine_loop)
+
+    async def link_address(self) -> bytes:
+        """The encoded `LinkAddress` on which jobs are started, channels opened and controls sent."""
+        return await self.link.address()
+
+    async def statistics(self) -> dict[str, int]:
+        """The engine's statistics, the open `generate` calls as `jobs`, and the process id."""
+        return {
+            **msgspec.structs.asdict(self._engine_loop.statistics()),
+            "jobs": self.jobs,
+            "pid": os.getpid(),
+        }
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve, for `deployments.generator.autoscaling`: places that are taken, paused sequences included."""
+        statistics = self._engine_loop.statistics()
+        return {SEQUENCES: statistics.running + statistics.waiting + statistics.paused}
+
+    def check_health(self) -> None:
+        """Called by Serve. Raises when the replica should be replaced."""
+        if not self.healthy:
+            raise RuntimeError("the engine makes no steps")
+
+    async def __del__(self) -> None:
+        """Called by Serve when the replica stops, which it may do for `graceful_shutdown_timeout_s`: jobs may end."""
+        await self.drained()
+        await self.close()
+        await asyncio.to_thread(self._engine_loop.stop)

@@ -1,0 +1,209 @@
+"""The ingress deployment: the service of `app`, wired to the tokenizers and generators of the application.
+
+Neither torch nor transformers is imported into its process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+from grpc_health.v1 import health_pb2 as health
+from ray import serve
+from ray.serve._private.constants import RAY_SERVE_ENABLE_DIRECT_INGRESS
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from app.asgi.application import build_app
+from app.errors import ServiceError
+from app.model import Model
+from app.proto import generation_pb2 as pb
+from app.service import GenerationService
+from app.settings import Settings
+from app.streams.store import StreamStore
+from deployments.ingress.calls import LinkedCalls
+from deployments.ingress.generators import GeneratorClient
+from deployments.ingress.grpc_servicer import CallContext, GenerationServicer
+from deployments.ingress.handles import Fields, HandleCalls
+from deployments.ingress.health_servicer import HealthServicer
+from deployments.ingress.replica_links import LinkClient, links_to
+from deployments.ingress.replicas import directory_of
+from deployments.ingress.store_client import StreamStoreClient
+from deployments.ingress.tokenizer_client import TokenizerClient
+from deployments.stream_store.deployment import store_bounds
+
+logger = logging.getLogger(__name__)
+
+LOAD_RETRY_S = 0.5
+
+Handles = Mapping[str, DeploymentHandle[Any]]
+
+
+@serve.ingress()
+class Ingress:
+    """Answers clients over HTTP, gRPC and handles.
+
+    `tokenizers` and `generators` are the handles of each model by its name.
+    `log` is the handle of the stream store, None when the settings say that it is elsewhere.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        tokenizers: Handles,
+        generators: Handles,
+        store: DeploymentHandle[Any] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._name = f"{serve.get_replica_context().replica_id.unique_id}-{secrets.token_hex(4)}"
+        self._links: list[LinkClient] = []
+        self._generators = {name: self._generator_client(name, handle) for name, handle in generators.items()}
+        models = {
+            model.name: Model(model, self._tokenizer(tokenizers[model.name]), self._generators[model.name])
+            for model in settings.models
+        }
+        self._close_store: Callable[[], Awaitable[None]] | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._service = GenerationService(settings, models, self._stream_store(store), ingress=self._name)
+        self._handle_calls = HandleCalls(self._service)
+        # Serve's own proxy hears of a status without messages only by an exception.
+        self._generation = GenerationServicer(self._service, raises=not RAY_SERVE_ENABLE_DIRECT_INGRESS)
+        self._health = HealthServicer(self._service)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Called by Serve, once, on the event loop that will serve. Channels and links open from here on."""
+        for link in self._links:
+            link.start()
+        for generator in self._generators.values():
+            generator.start()
+        loop = asyncio.get_running_loop()
+        self._loading = loop.create_task(self._load())
+        self._running = loop.create_task(self._service.run())
+        return build_app(self._service, echo_request_id=False)
+
+    # What other code in the cluster calls through a handle.
+
+    async def generate(
+        self, request: Fields, *, api_key: str | None = None, idempotency_key: str | None = None
+    ) -> AsyncGenerator[Fields, None]:
+        """See `HandleCalls.generate`."""
+        return await self._handle_calls.generate(request, api_key, idempotency_key)
+
+    async def resume(
+        self, stream: str, after: str | None = None, *, api_key: str | None = None
+    ) -> AsyncGenerator[Fields, None]:
+        """See `HandleCalls.resume`."""
+        return await self._handle_calls.resume(stream, after, api_key)
+
+    async def cancel(self, stream: str, *, api_key: str | None = None) -> Fields:
+        """See `HandleCalls.cancel`."""
+        return await self._handle_calls.cancel(stream, api_key)
+
+    # The methods of the gRPC services. Serve finds them by their names, and gives the context by that of its parameter.
+
+    async def Generate(  # noqa: N802
+        self, request: pb.GenerateRequest, grpc_context: CallContext
+    ) -> AsyncGenerator[pb.Frame, None]:
+        """Of `streaming_inference.v1.Generation`."""
+        return await self._generation.generate(request, grpc_context)
+
+    async def Resume(  # noqa: N802
+        self, request: pb.ResumeRequest, grpc_context: CallContext
+    ) -> AsyncGenerator[pb.Frame, None]:
+        """Of `streaming_inference.v1.Generation`."""
+        return await self._generation.resume(request, grpc_context)
+
+    async def Cancel(self, request: pb.CancelRequest, grpc_context: CallContext) -> pb.CancelReply:  # noqa: N802
+        """Of `streaming_inference.v1.Generation`."""
+        return await self._generation.cancel(request, grpc_context)
+
+    async def Converse(  # noqa: N802
+        self, messages: AsyncIterator[pb.ClientMessage], grpc_context: CallContext
+    ) -> AsyncGenerator[pb.Frame, None]:
+        """Of `streaming_inference.v1.Generation`."""
+        return await self._generation.converse(messages, grpc_context)
+
+    async def Check(  # noqa: N802
+        self, request: health.HealthCheckRequest, grpc_context: CallContext
+    ) -> health.HealthCheckResponse:
+        """Of `grpc.health.v1.Health`."""
+        return await self._health.check(request, grpc_context)
+
+    async def List(  # noqa: N802
+        self, request: health.HealthListRequest, grpc_context: CallContext
+    ) -> health.HealthListResponse:
+        """Of `grpc.health.v1.Health`."""
+        return await self._health.list(request, grpc_context)
+
+    async def Watch(  # noqa: N802
+        self, request: health.HealthCheckRequest, grpc_context: CallContext
+    ) -> AsyncGenerator[health.HealthCheckResponse, None]:
+        """Of `grpc.health.v1.Health`."""
+        return self._health.watch(request, grpc_context)
+
+    async def _load(self) -> None:
+        """Learns what the models are, for as long as that takes: replicas start in any order."""
+        while True:
+            try:
+                await self._service.load()
+            except ServiceError as error:
+                logger.info("The models are not known yet: %s", error.message)
+            else:
+                return
+            await asyncio.sleep(LOAD_RETRY_S)
+
+    async def check_health(self) -> None:
+        """Called by Serve now and then, which replaces the replica when it raises."""
+        if self._running is not None and self._running.done():
+            error = None if self._running.cancelled() else self._running.exception()
+            raise RuntimeError("The service has stopped.") from error
+
+    async def __del__(self) -> None:
+        """Called by Serve when the replica stops."""
+        self._loading.cancel()
+        await self._service.close()
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        if self._close_store is not None:
+            await self._close_store()
+        for generator in self._generators.values():
+            await generator.close()
+        for link in self._links:
+            await link.close()
+        await super().__del__()  # type: ignore[misc]  # Serve's wrapper, which ends the lifespan of the application
+
+    def _stream_store(self, handle: DeploymentHandle[Any] | None) -> StreamStore:
+        """The stream store that the settings name."""
+        if handle is not None:
+            return StreamStoreClient(self._link(handle))
+        from app.streams.redis.store import (
+            RedisStreamStore,  # who does without Redis need not have its client
+        )
+
+        url = self._settings.streams.redis_url
+        assert url is not None, "the settings have been validated"
+        store = RedisStreamStore(url, store_bounds(self._settings))
+        self._close_store = store.close
+        return store
+
+    def _tokenizer(self, handle: DeploymentHandle[Any]) -> TokenizerClient:
+        return TokenizerClient(handle, self._link(handle))
+
+    def _link(self, handle: DeploymentHandle[Any]) -> LinkClient:
+        link = links_to(handle)
+        self._links.append(link)
+        return link
+
+    def _generator_client(self, name: str, handle: DeploymentHandle[Any]) -> GeneratorClient:
+        model = next(model for model in self._settings.models if model.name == name)
+        return GeneratorClient(
+            LinkedCalls(self._link(handle)),
+            directory_of(handle.app_name, handle.deployment_name),
+            ingress=self._name,
+            sequences_per_replica=model.sequences_per_replica,
+            stall_timeout_s=self._settings.streams.stall_timeout_s,
+        )

@@ -1,0 +1,12 @@
+"""A stream store as tests need it."""
+
+from __future__ import annotations
+
+from app.ports import Clock
+from app.streams.memory_store import MemoryStreamStore, StoreBounds
+from tests.fakes.clock import FakeClock
+
+
+def memory_log(clock: Clock | None = None) -> MemoryStreamStore:
+    """A log in memory, on a clock that stands still unless one is given."""
+    return MemoryStreamStore(StoreBounds(), clock or FakeClock())

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 import msgspec
+import ray
 
 from app.settings import ModelSettings
 from deployments.engine.config import EngineConfig
@@ -50,7 +51,7 @@ class Generator(GeneratorServer):
 
     async def link_address(self) -> bytes:
         """The encoded `LinkAddress` on which jobs are started, channels opened and controls sent."""
-        return await self.link.address()
+        return await self.link.address(ray.util.get_node_ip_address())
 
     async def statistics(self) -> dict[str, int]:
         """The engine's statistics, the open `generate` calls as `jobs`, and the process id."""

@@ -40,7 +40,9 @@ class GeneratorServer:
     """
 
     def __init__(self, max_jobs: int) -> None:
-        self.link = LinkServer(self.control, max_calls=max_jobs + CALLS_BESIDE_JOBS, feeder=self._feed)
+        self.link = LinkServer(
+            self.control, max_calls=max_jobs + CALLS_BESIDE_JOBS, streaming_handler=self._answers
+        )
         self._loop: JobLoop | None = None
         self._channels = ChannelServer(lambda: self.healthy)
         self._beat = asyncio.get_running_loop().create_task(self._channels.beat())
@@ -98,7 +100,7 @@ class GeneratorServer:
                 self._loop.resume(decoded.ingress, operation.key)
         return b""
 
-    def _feed(self, request: bytes) -> AsyncGenerator[bytes, None]:
+    def _answers(self, request: bytes) -> AsyncGenerator[bytes, None]:
         wanted = decode_wanted(request)
         if isinstance(wanted, OpenChannel):
             return self.channel(wanted.ingress, wanted.after)

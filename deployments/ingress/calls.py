@@ -68,11 +68,11 @@ class Connection(Protocol):
 
     async def call(self, request: bytes) -> bytes: ...
 
-    def follow(self, request: bytes, *, beats: bool = False) -> Call: ...
+    def streaming_call(self, request: bytes, *, beats: bool = False) -> Call: ...
 
 
 class Links(Protocol):
-    """What is needed of `deployments.ingress.replica_links.LinkClient`."""
+    """What is needed of `deployments.ingress.replica_links.ReplicaLinks`."""
 
     def to(self, replica: str) -> Connection: ...
 
@@ -84,10 +84,10 @@ class LinkedCalls:
         self._links = links
 
     def generate(self, replica: str, job: Job) -> Call:
-        return self._links.to(replica).follow(encode(Generate(job)))
+        return self._links.to(replica).streaming_call(encode(Generate(job)))
 
     def channel(self, replica: str, ingress: str, after: int) -> Call:
-        return self._links.to(replica).follow(encode(OpenChannel(ingress, after)), beats=True)
+        return self._links.to(replica).streaming_call(encode(OpenChannel(ingress, after)), beats=True)
 
     async def control(self, replica: str, control: bytes) -> None:
         await self._links.to(replica).call(control)

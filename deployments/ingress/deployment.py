@@ -29,7 +29,7 @@ from deployments.ingress.generators import GeneratorClient
 from deployments.ingress.grpc_servicer import CallContext, GenerationServicer
 from deployments.ingress.handles import Fields, HandleCalls
 from deployments.ingress.health_servicer import HealthServicer
-from deployments.ingress.replica_links import LinkClient, links_to
+from deployments.ingress.replica_links import ReplicaLinks, links_to
 from deployments.ingress.replicas import directory_of
 from deployments.ingress.store_client import StreamStoreClient
 from deployments.ingress.tokenizer_client import TokenizerClient
@@ -59,7 +59,7 @@ class Ingress:
     ) -> None:
         self._settings = settings
         self._name = f"{serve.get_replica_context().replica_id.unique_id}-{secrets.token_hex(4)}"
-        self._links: list[LinkClient] = []
+        self._links: list[ReplicaLinks] = []
         self._generators = {name: self._generator_client(name, handle) for name, handle in generators.items()}
         models = {
             model.name: Model(model, self._tokenizer(tokenizers[model.name]), self._generators[model.name])
@@ -193,7 +193,7 @@ class Ingress:
     def _tokenizer(self, handle: DeploymentHandle[Any]) -> TokenizerClient:
         return TokenizerClient(handle, self._link(handle))
 
-    def _link(self, handle: DeploymentHandle[Any]) -> LinkClient:
+    def _link(self, handle: DeploymentHandle[Any]) -> ReplicaLinks:
         link = links_to(handle)
         self._links.append(link)
         return link

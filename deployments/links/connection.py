@@ -1,4 +1,4 @@
-"""The calling end of one connection of a link."""
+"""The calling end of a link."""
 
 from __future__ import annotations
 
@@ -9,37 +9,36 @@ from collections import deque
 from collections.abc import Callable
 from typing import Self, cast
 
-from deployments.links.link import (
+from app.wakeup import Wakeup
+from deployments.links.address import LinkAddress
+from deployments.links.link import LinkBroken, LinkBusy, LinkFailed
+from deployments.links.packet import (
     ANSWER,
     BUSY,
     CALL,
     CANCEL,
     FAILED,
-    FOLLOW,
     HELLO,
     ITEM,
-    MAX_FRAME_BYTES,
+    MAX_PACKET_BYTES,
+    STREAMING_CALL,
     WELCOME,
-    FrameReader,
-    FrameWriter,
-    LinkAddress,
-    LinkBroken,
-    LinkBusy,
-    LinkFailed,
+    PacketReader,
+    PacketWriter,
 )
 
 MAX_CALLS = 65_536
-"""Under way on one connection; the other side has bounds of its own, which are lower."""
+"""Open calls of one connection. The called process has a lower bound for all of its connections."""
 
 
 async def connect(address: LinkAddress) -> LinkConnection:
-    """An open connection, with the other side's welcome. Raises `OSError`; `LinkBroken`, if we are not welcome."""
+    """An open connection that has been welcomed. Raises `OSError`; `LinkBroken` if the other process refuses it."""
     loop = asyncio.get_running_loop()
     _, connection = await loop.create_connection(LinkConnection, address.host, address.port)
     try:
-        await connection.introduce(address.secret)
+        await connection.authenticate(address.secret)
         if connection.lost.done():
-            raise LinkBroken("the connection broke")
+            raise LinkBroken("The connection broke.")
     except BaseException:
         connection.abort()
         raise
@@ -53,21 +52,21 @@ class LinkConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[None] = self._loop.create_future()
         self.on_lost: Callable[[], None] | None = None
-        self.heard_s = self._loop.time()
+        self.last_received_s = self._loop.time()
         self._welcome: asyncio.Future[bytes] = self._loop.create_future()
-        self._frames = FrameReader(MAX_FRAME_BYTES)
-        self._calls: dict[int, asyncio.Future[bytes]] = {0: self._welcome}
-        self._feeds: dict[int, LinkFeed] = {}
+        self._reader = PacketReader(MAX_PACKET_BYTES)
+        self._answers: dict[int, asyncio.Future[bytes]] = {0: self._welcome}
+        self._streaming: dict[int, StreamingCall] = {}
         self._numbers = itertools.count(1)
         self._closing = False
 
     @property
     def calls(self) -> int:
-        """Calls under way."""
-        return len(self._calls)
+        """The number of open calls."""
+        return len(self._answers)
 
-    async def introduce(self, secret: bytes) -> None:
-        """Says the secret. Returns when we are welcome; raises `LinkBroken`."""
+    async def authenticate(self, secret: bytes) -> None:
+        """Sends the secret and waits for the welcome. Raises `LinkBroken`."""
         self._writer.send(HELLO, 0, secret)
         await self._welcome
 
@@ -79,25 +78,25 @@ class LinkConnection(asyncio.Protocol):
         finally:
             self.leave(number)
 
-    def follow(self, request: bytes, *, beats: bool = False) -> LinkFeed:
-        """A feed: the answers to `request` one by one. Raises as `call` does.
+    def streaming_call(self, request: bytes, *, beats: bool = False) -> StreamingCall:
+        """Begins a call with many items. Raises what `call` raises.
 
-        `beats`: something always comes before long. When such a feed is cancelled and nothing was heard since it began, the
-        connection is taken for dead, and broken.
+        `beats`: the other process sends an item at least every few seconds. If such a call is cancelled and nothing has been
+        received since it began, the other process is taken for dead, and the connection is broken.
         """
-        number, ended = self._begin(FOLLOW, request)
-        feed = self._feeds[number] = LinkFeed(self, number, ended, beats)
-        return feed
+        number, ended = self._begin(STREAMING_CALL, request)
+        call = self._streaming[number] = StreamingCall(self, number, ended, beats)
+        return call
 
     def leave(self, number: int) -> None:
-        """Ends a call: its answers are not wanted any more. Harmless after its end."""
-        self._feeds.pop(number, None)
-        if self._calls.pop(number, None) is not None:
+        """Cancels a call in the other process. Does nothing after its end."""
+        self._streaming.pop(number, None)
+        if self._answers.pop(number, None) is not None:
             self._writer.send(CANCEL, number)
         self._abort_if_done()
 
     def close(self) -> None:
-        """Breaks the connection as soon as no call is under way. Idempotent."""
+        """Breaks the connection as soon as no call is open. Idempotent."""
         self._closing = True
         self._abort_if_done()
 
@@ -107,67 +106,67 @@ class LinkConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._writer = FrameWriter(self._transport)
+        self._writer = PacketWriter(self._transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost.set_result(None)
         if self.on_lost is not None:
             self.on_lost()
-        calls, self._calls = self._calls, {}
-        for answer in calls.values():
+        answers, self._answers = self._answers, {}
+        for answer in answers.values():
             if not answer.done():
-                answer.set_exception(LinkBroken("the connection broke"))
-                answer.exception()  # nobody may wait for it any more
+                answer.set_exception(LinkBroken("The connection broke."))
+                answer.exception()  # a caller who has left can't retrieve it
 
     def data_received(self, data: bytes) -> None:
-        self.heard_s = self._loop.time()
+        self.last_received_s = self._loop.time()
         try:
-            for kind, number, content in self._frames.feed(data):
+            for kind, number, content in self._reader.feed(data):
                 self._receive(kind, number, content)
         except LinkBroken:
             self.abort()
 
     def _abort_if_done(self) -> None:
-        if self._closing and not self._calls:
+        if self._closing and not self._answers:
             self.abort()
 
     def _begin(self, kind: int, request: bytes) -> tuple[int, asyncio.Future[bytes]]:
-        """Sends a request; its number, and the future of its one or last answer."""
+        """Sends a request. Its number, and the future of its answer or end."""
         if self.lost.done():
-            raise LinkBroken("the connection is gone")
-        if len(self._calls) >= MAX_CALLS:
-            raise LinkBusy
-        if len(request) > MAX_FRAME_BYTES:
-            raise ValueError(f"a request of {len(request)} bytes")
+            raise LinkBroken("The connection is gone.")
+        if len(self._answers) >= MAX_CALLS:
+            raise LinkBusy(f"This connection already has {MAX_CALLS} open calls, the maximum.")
+        if len(request) > MAX_PACKET_BYTES:
+            raise ValueError(f"A request has {len(request)} bytes; at most {MAX_PACKET_BYTES} are allowed.")
         number = next(self._numbers)
-        answer = self._calls[number] = self._loop.create_future()
+        answer = self._answers[number] = self._loop.create_future()
         self._writer.send(kind, number, request)
         return number, answer
 
     def _receive(self, kind: int, number: int, content: bytes) -> None:
         if kind == ITEM:
-            if number in self._feeds:
-                self._feeds[number].put(content)
+            if number in self._streaming:
+                self._streaming[number].put(content)
             return
-        answer = self._calls.pop(number, None)
+        answer = self._answers.pop(number, None)
         if answer is None or answer.done():
-            return  # it came too late
+            return  # its caller has left
         if kind in (ANSWER, WELCOME):
             answer.set_result(content)
         elif kind == BUSY:
-            answer.set_exception(LinkBusy())
+            answer.set_exception(LinkBusy("The called process already has its maximum of open calls."))
         elif kind == FAILED:
-            answer.set_exception(LinkFailed())
+            answer.set_exception(LinkFailed("The call failed in the called process, which has logged why."))
         else:
-            raise LinkBroken(f"an unexpected frame of kind {kind}")
-        if self._feeds.pop(number, None) is not None:
+            raise LinkBroken(f"A packet has the kind {kind}, which a caller must not get.")
+        if self._streaming.pop(number, None) is not None:
             self._abort_if_done()
 
 
-class LinkFeed:
-    """The answers to one request, as they come. Iterating raises what a call raises, when that is its end.
+class StreamingCall:
+    """The items that answer one request. Iteration ends with them, or raises what a call raises.
 
-    Implements `deployments.ingress.calls.Call`: it goes on until the answers end or until it is cancelled.
+    The call stays open until the items end or until it is cancelled.
     """
 
     def __init__(
@@ -177,8 +176,8 @@ class LinkFeed:
         self._number = number
         self._ended = ended
         self._items: deque[bytes] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._silent_s = connection.heard_s if beats else -math.inf
+        self._wake = Wakeup()
+        self._silent_since_s = connection.last_received_s if beats else -math.inf
         ended.add_done_callback(lambda _: self._wake())
 
     def __aiter__(self) -> Self:
@@ -189,8 +188,7 @@ class LinkFeed:
             if self._ended.done():
                 self._ended.result()
                 raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            await self._wake.wait()
         return self._items.popleft()
 
     def put(self, item: bytes) -> None:
@@ -198,14 +196,10 @@ class LinkFeed:
         self._wake()
 
     def cancel(self) -> None:
-        """Ends the feed on both sides; who waits in it gets `CancelledError`. Idempotent; harmless after the end."""
+        """Ends the call in both processes; its reader gets `CancelledError`. Idempotent; does nothing after the end."""
         if self._ended.done():
             return
         self._ended.cancel()
         self._connection.leave(self._number)
-        if self._connection.heard_s <= self._silent_s:
+        if self._connection.last_received_s <= self._silent_since_s:
             self._connection.abort()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)

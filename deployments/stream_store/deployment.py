@@ -6,6 +6,7 @@ It does not outlive its process. Ingress processes tell a new one about the stre
 from __future__ import annotations
 
 import msgspec
+import ray
 
 from app.clock import SystemClock
 from app.errors import ServiceError
@@ -41,7 +42,7 @@ class StreamStore:
 
     async def link_address(self) -> bytes:
         """The encoded `LinkAddress` on which `call` can be reached."""
-        return await self._link.address()
+        return await self._link.address(ray.util.get_node_ip_address())
 
     async def call(self, data: bytes) -> bytes:
         """The encoded answer of the call, or a `Refused`. Cancelling it cancels the call."""

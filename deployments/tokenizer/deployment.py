@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import msgspec
+import ray
 
 from app.errors import InvalidRequest, PromptTooLong, ServiceError
 from app.ports import ModelCard
@@ -117,7 +118,7 @@ class Tokenizer:
 
     async def link_address(self) -> bytes:
         """The encoded `LinkAddress` on which `encode` can be reached."""
-        return await self._link.address()
+        return await self._link.address(ray.util.get_node_ip_address())
 
     async def encode(self, data: bytes) -> bytes:
         """The encoded `Encoding` that answers an encoded `EncodeCall`."""

@@ -12,7 +12,7 @@ from app.errors import GeneratorUnavailable, InternalError, ServiceError
 from deployments.generator.server import GeneratorServer
 from deployments.ingress.calls import LinkedCalls
 from deployments.ingress.generators import GeneratorClient
-from deployments.ingress.replica_links import LinkClient
+from deployments.ingress.replica_links import ReplicaLinks
 from deployments.ingress.replicas import ReplicaDirectory
 from tests.fakes.job_loop import FakeJobLoop
 from tests.fakes.jobs import INGRESS, STALL_TIMEOUT_S, Sink, job
@@ -28,7 +28,7 @@ class World:
         self.server = GeneratorServer(max_jobs=8)
         self.engine = FakeJobLoop(self.server)
         self.directory = ReplicaDirectory()
-        self.links = LinkClient(self.directory, lambda _: self.server.link.listen(HOST))
+        self.links = ReplicaLinks(self.directory, lambda _: self.server.link.listen(HOST))
         self.client = GeneratorClient(
             LinkedCalls(self.links),
             self.directory,

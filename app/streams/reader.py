@@ -5,7 +5,6 @@ What a reader has not taken stays in the stream as tokens, so a reader that is s
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from app.errors import InvalidCursor, draining
 from app.schema.frames import Delta, Frame
 from app.streams.cursor import format_cursor, parse_cursor
 from app.streams.window import Window
+from app.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -67,7 +67,7 @@ class Reader:
         stream = self.stream
         if self.ended or self.cut:
             return []
-        if self._plain and self._started and stream.ending is None and not stream.paused:
+        if self._plain and self._started and stream.ending is None and not stream.readers.paused:
             choice = stream.choices[0]
             if not choice.edits:
                 return self._take_text(choice)
@@ -77,7 +77,9 @@ class Reader:
             frames.append(stream.start)
         barrier = stream.changes.barrier
         ends = None if self.window is None and barrier is None else self._reach(barrier)
-        lonely = stream.shows_tokens or stream.paused or (ends is not None and self._fills_window(ends))
+        lonely = (
+            stream.shows_tokens or stream.readers.paused or (ends is not None and self._fills_window(ends))
+        )
         for index, choice in enumerate(stream.choices):
             begin, end = self._positions[index], self._shown(choice) if ends is None else ends[index]
             if begin >= end:
@@ -92,8 +94,8 @@ class Reader:
             self.ended = True
             self.ended_apart = not frames and self._positions == stream.counts
             frames.append(stream.ending)
-        if stream.paused:
-            stream.progressed()
+        if stream.readers.paused:
+            stream.readers.progressed()
         return frames
 
     def _take_text(self, choice: Choice) -> list[Frame]:
@@ -122,8 +124,8 @@ class Reader:
         self.window.acknowledge(counts)
         if self.on_ready is not None and self.may_take:
             self.on_ready()
-        if self.stream.paused:
-            self.stream.progressed()
+        if self.stream.readers.paused:
+            self.stream.readers.progressed()
 
     @property
     def may_take(self) -> bool:
@@ -133,7 +135,7 @@ class Reader:
             return True
         return stream.ending is not None and self._shows_all(self._positions)
 
-    def behind(self) -> float:
+    def backlog(self) -> float:
         """Tokens of the stream that this reader has not taken; infinite when they fill its window."""
         if self.ended:
             return 0
@@ -149,18 +151,16 @@ class Reader:
 
         Raises `Draining` when the reader is cut off.
         """
-        loop = asyncio.get_running_loop()
+        ready = self.on_ready = Wakeup()
         with self:
             while not self.ended:
-                ready: asyncio.Future[None] = loop.create_future()
-                self.on_ready = lambda ready=ready: None if ready.done() else ready.set_result(None)
                 taken = self.take()
                 for frame in taken:
                     yield frame
                 if self.cut:
                     raise draining()
                 if not taken:
-                    await ready
+                    await ready.wait()
 
     @property
     def cursor(self) -> str:
@@ -190,7 +190,7 @@ class Reader:
     def close(self) -> None:
         """Takes nothing more. The stream's `on_disconnect` decides what becomes of it when this was its last reader."""
         self.on_ready = None
-        self.stream.leave(self)
+        self.stream.readers.leave(self)
 
     def __enter__(self) -> Self:
         return self

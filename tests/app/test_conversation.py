@@ -604,7 +604,7 @@ def test_a_stream_that_this_process_can_follow_no_more_ends_the_connection() -> 
     async def test(world: World) -> None:
         _, generation = await world.start()
         stream: Any = generation.sink
-        stream.cut()
+        stream.readers.cut_off()
         assert isinstance(world.conversation.ending, Draining)
 
     live(test)

@@ -91,8 +91,8 @@ class IngressSettings(_Section):
 class StreamsSettings(_Section):
     """How long streams are kept and how silence is treated.
 
-    `stall_timeout_s`: a generator replica whose channel is silent for so long is lost to its streams. `lease_s`: an ingress process
-    that the stream store has not heard of for so long loses its streams to others.
+    `stall_timeout_s`: a generator replica whose channel is silent for so long is lost to its streams. `lease_s`: an ingress
+    process that the stream store has not heard of for so long loses its streams to others.
     """
 
     backend: Literal["memory", "redis"] = "memory"

@@ -44,7 +44,7 @@ def added_stops(stream: Stream, stops: Sequence[str]) -> Change | None:
         )
     if not fresh:
         return None
-    # The same strings twice are one change, also when nobody knows yet that they were added.
+    # The same strings twice are one change, also while the first one still waits.
     digest = hashlib.sha256(msgspec.msgpack.encode(fresh)).hexdigest()
     return Change(id=digest[:CHANGE_ID_LENGTH], stops=fresh)
 

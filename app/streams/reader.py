@@ -6,7 +6,7 @@ What a reader has not taken stays in the stream as tokens, so a reader that is s
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import TYPE_CHECKING
 
 from app.errors import InvalidCursor, draining
@@ -76,10 +76,16 @@ class Reader:
             self._started = True
             frames.append(stream.start)
         barrier = stream.changes.barrier
-        ends = None if self.window is None and barrier is None else self._reach(barrier)
-        lonely = (
-            stream.shows_tokens or stream.readers.paused or (ends is not None and self._fills_window(ends))
-        )
+        # How far this reader may go in each choice: up to a change that the store does not have yet, and within its window.
+        ends: list[int] | None = None
+        lonely = stream.shows_tokens or stream.readers.paused
+        if barrier is not None or self.window is not None:
+            ends = self._all_shown()
+            if barrier is not None:
+                ends = [min(pair) for pair in zip(ends, barrier, strict=True)]
+            if self.window is not None:
+                ends = self.window.reach(self._positions, ends)
+                lonely = lonely or self.window.room(ends) <= 0
         for index, choice in enumerate(stream.choices):
             begin, end = self._positions[index], self._shown(choice) if ends is None else ends[index]
             if begin >= end:
@@ -108,7 +114,7 @@ class Reader:
         return [Delta(str(end), 0, text, end - begin)]
 
     def acknowledge(self, cursor: str) -> None:
-        """Moves the window on behind `cursor`; one from before the last acknowledged changes nothing.
+        """Moves the window on to `cursor`; one from before the last acknowledged changes nothing.
 
         Raises `InvalidCursor` when it is no cursor of the stream or beyond what was taken. `on_ready` may be called.
         """
@@ -164,7 +170,7 @@ class Reader:
 
     @property
     def cursor(self) -> str:
-        """Behind the last delta that was taken."""
+        """Of the last delta that was taken."""
         return format_cursor(self._positions)
 
     @property
@@ -174,7 +180,7 @@ class Reader:
 
     @property
     def knows_end(self) -> bool:
-        """Whether the cursor behind the last token is that of the terminal frame and of no delta of any reader.
+        """Whether the cursor of the last token is that of the terminal frame and of no delta of any reader.
 
         So it is when a choice has ended with a token that has no text: deltas leave that one out.
         """
@@ -200,15 +206,8 @@ class Reader:
     ) -> None:
         self.close()
 
-    def _reach(self, barrier: Sequence[int] | None) -> list[int]:
-        """How far this reader may go in each choice: to what was changed and is not logged yet, and within its window."""
-        ends = self._all_shown()
-        if barrier is not None:
-            ends = [min(pair) for pair in zip(ends, barrier, strict=True)]
-        return ends if self.window is None else self.window.reach(self._positions, ends)
-
     def _edited(self, index: int, begin: int, end: int, lonely: bool) -> Iterator[Delta]:
-        """The deltas of a choice into which tokens may have been put; those have their own."""
+        """The deltas of a choice with edits; steered tokens have deltas of their own."""
         choice = self.stream.choices[index]
         for first, last, steered in choice.steered_runs(begin, end):
             text = choice.text(first, last)
@@ -223,12 +222,8 @@ class Reader:
         return [self._shown(choice) for choice in self.stream.choices]
 
     def _shows_all(self, positions: list[int]) -> bool:
-        """Whether no delta lies behind `positions`."""
+        """Whether no delta comes after `positions`."""
         return all(position >= shown for position, shown in zip(positions, self._all_shown(), strict=True))
-
-    def _fills_window(self, ends: list[int]) -> bool:
-        """Whether nothing more may come before an acknowledgement."""
-        return self.window is not None and self.window.room(ends) <= 0
 
     def _delta(self, index: int, begin: int, end: int, text: str, steered: bool = False) -> Delta:
         self._positions[index] = end

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 class Stream:
     """The memory of one stream, and a `app.ports.TokenSink`.
 
-    `choices` hold the tokens and the text. `window_tokens` is how far the foremost reader may fall behind before generation
-    pauses. `on_changed` is called when there are new tokens or the ending, `on_left` when a reader has left. A
-    stream that another process drives (`produced_here` false) gets its ending by `conclude` only.
+    `choices` hold the tokens and the text. Generation pauses when even the foremost reader has more than `window_tokens` to take.
+    `on_changed` is called when there are new tokens or the ending, `on_left` when a reader has left. A stream that another
+    process produces (`produced_here` false) gets its ending by `conclude` only.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class Stream:
         self._finish_if_complete()
 
     def produce_elsewhere(self) -> None:
-        """From now on another process drives the stream."""
+        """From now on another process produces the stream."""
         self.produced_here = False
         self.changes.give_up()
         self._settled.set()
 
     def change(self, change: Change) -> None:
-        """Has stop strings added from the next text on, or tokens put in as soon as may be. A change is made once."""
+        """Adds stop strings from the next text on, or steers as soon as possible. A change is made once."""
         if self.ending is None and self.changes.order(change):
             self._make_changes()
 
@@ -111,7 +111,7 @@ class Stream:
             generation.steer(steering)
 
     async def settled(self) -> None:
-        """Returns when the stream has its ending, its generator is lost, or another process drives it."""
+        """Returns when the stream has its ending, its generator is lost, or another process produces it."""
         await self._settled.wait()
         self._settled.clear()
         self.generation = None
@@ -149,8 +149,8 @@ class Stream:
     def absorb(self, excerpt: Excerpt) -> None:
         """Takes what the store has of the stream.
 
-        Cuts off the readers when it was changed before tokens that are here already, so that what is here is wrong: a producer
-        had made them before it lost the lease.
+        Cuts off the readers when it was changed before tokens that are here already. Those tokens are wrong: a producer had made
+        them before it lost the lease.
         """
         if any(self.choices[batch.choice].contradicts(batch) for batch in excerpt.batches):
             self.readers.cut_off()

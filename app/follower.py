@@ -85,7 +85,7 @@ class Follower:
                 stream.absorb(excerpt)
                 orphaned = excerpt.orphaned and not stream.readers.are_cut_off
                 if orphaned and await self._producer.take(stream):
-                    del self.streams[stream.id]
+                    self.streams.pop(stream.id, None)
                     await self._producer.finish(stream)
                     return
             except (StoreUnavailable, StreamNotFound, StreamExpired):

@@ -15,8 +15,9 @@ from app.schema.frames import Delta, End, Error, Start
 from app.schema.server_messages import Addressed, Pong, Refusal
 from app.service import GenerationService
 from app.settings import Settings
-from app.streams.memory_store import MemoryStreamStore, StoreBounds
+from app.streams.memory_store import MemoryStreamStore
 from app.streams.status import StreamStatus
+from app.streams.store_bounds import StoreBounds
 from app.validation import parse_message
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer

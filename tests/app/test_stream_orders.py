@@ -16,8 +16,9 @@ from app.errors import (
 )
 from app.schema.fields import MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
 from app.schema.frames import Delta, End, Frame
-from app.streams.memory_store import MemoryStreamStore, StoreBounds
-from app.streams.store import MAX_UNSTORED_TOKENS, Order, Refusal
+from app.streams.memory_store import MemoryStreamStore
+from app.streams.store import MAX_UNSTORED_TOKENS, Order, Rejection
+from app.streams.store_bounds import StoreBounds
 from tests.fakes.clock import settle
 from tests.fakes.generator import encode
 from tests.fakes.requests import request
@@ -150,8 +151,8 @@ def test_a_driver_that_lost_its_lease_shows_nothing_that_it_changed_alone() -> N
         await world.clock.advance(0.1)
         append = world.store.append
 
-        async def taken_over(producer: str, appends: list[object]) -> list[Refusal]:
-            return [Refusal(stream.id, "stale")] if producer == "i1" and appends else []
+        async def taken_over(producer: str, appends: list[object]) -> list[Rejection]:
+            return [Rejection(stream.id, "stale")] if producer == "i1" and appends else []
 
         world.store.append = taken_over  # type: ignore[assignment, method-assign]
         await world.service.steer(stream.id, "XY")

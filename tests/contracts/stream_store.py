@@ -13,7 +13,7 @@ import pytest
 from app.errors import IdempotencyConflict, InvalidRequest, StreamExpired, StreamNotFound
 from app.schema.frames import ChoiceEnd, End, Timings, Usage
 from app.schema.tokens import Edit, TokenBatch, TokenLogprob
-from app.streams.store import MAX_CHANGES, Append, Change, Idempotency, Order, Refusal, StreamStore
+from app.streams.store import MAX_CHANGES, Append, Change, Idempotency, Order, Rejection, StreamStore
 from tests.fakes.requests import record
 
 ENDING = End("3", [ChoiceEnd(0, "stop", "x")], Usage(5, 3, 8), Timings(0.1, 0.2, 0.3, 10.0), ["00"])
@@ -94,9 +94,9 @@ class StreamStoreContract:
             store = world.store
             await store.create(record("st_a"), "d1")
             token = TokenBatch(0, 0, 0, [1])
-            assert await store.append("d2", [Append("st_a", 1, [token])]) == [Refusal("st_a", "stale")]
-            assert await store.append("d1", [Append("st_a", 2, [token])]) == [Refusal("st_a", "stale")]
-            assert await store.append("d1", [Append("st_b", 1, [token])]) == [Refusal("st_b", "unknown")]
+            assert await store.append("d2", [Append("st_a", 1, [token])]) == [Rejection("st_a", "stale")]
+            assert await store.append("d1", [Append("st_a", 2, [token])]) == [Rejection("st_a", "stale")]
+            assert await store.append("d1", [Append("st_b", 1, [token])]) == [Rejection("st_b", "unknown")]
             assert (await store.read("st_a", [0])).batches == []
 
         self.live(test)
@@ -112,7 +112,7 @@ class StreamStoreContract:
             assert await store.take("st_a", "d3") is None
             assert not (await store.read("st_a", [0])).orphaned
             late = Append("st_a", 1, [TokenBatch(0, 0, 0, [1])])
-            assert await store.append("d1", [late]) == [Refusal("st_a", "stale")]
+            assert await store.append("d1", [late]) == [Rejection("st_a", "stale")]
             assert await store.append("d2", [Append("st_a", 2, [TokenBatch(0, 0, 0, [1])], ENDING)]) == []
             await world.pass_time(LEASE_S * 1.5)
             assert await store.take("st_a", "d3") is None
@@ -326,7 +326,7 @@ class StreamStoreContract:
         async def test(world: StoreWorld) -> None:
             await world.store.create(record("st_a"), "d1")
             gap = Append("st_a", 1, [TokenBatch(0, 0, 3, [1])])
-            assert await world.store.append("d1", [gap]) == [Refusal("st_a", "unknown")]
+            assert await world.store.append("d1", [gap]) == [Rejection("st_a", "unknown")]
             assert await world.store.create(record("st_a"), "d1") == "st_a"
             assert (await world.store.read("st_a", [0])).batches == []
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from app.streams.memory_store import StoreBounds
 from app.streams.redis.store import RedisStreamStore
+from app.streams.store_bounds import StoreBounds
 from tests.contracts.stream_store import LEASE_S, RETENTION_S
 from tests.integration.redis_server import RedisServer
 

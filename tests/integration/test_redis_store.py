@@ -12,7 +12,7 @@ import pytest
 from app.errors import Overloaded, StoreUnavailable, StreamExpired, StreamNotFound
 from app.schema.tokens import TokenBatch
 from app.streams.redis.store import RedisStreamStore
-from app.streams.store import Append, Idempotency, Order, Refusal
+from app.streams.store import Append, Idempotency, Order, Rejection
 from tests.contracts.stream_store import ENDING, StreamStoreContract
 from tests.fakes.requests import record
 from tests.integration.redis_server import RedisServer
@@ -150,7 +150,7 @@ def test_what_the_server_lost_is_told_anew(server: RedisServer) -> None:
             await store.append("d1", [Append("st_a", 1, [token(0, 1, 2, 3)])])
             await world.redis.delete(f"{world.prefix}t:st_a:0")
             assert await store.append("d1", [Append("st_a", 1, [token(3, 4)], ENDING)]) == [
-                Refusal("st_a", "unknown")
+                Rejection("st_a", "unknown")
             ]
             assert (await store.read("st_a", [0])).ending is None
             assert await store.create(record("st_a"), "d1") == "st_a"
@@ -302,7 +302,7 @@ def test_of_two_drivers_that_race_for_a_lease_one_wins(server: RedisServer) -> N
                 ]
             for (name, producer), epoch in zip(races, epochs, strict=True):
                 refused = await stores[producer].append(producer, [Append(name, 2, [token(0, 1)])])
-                assert refused == ([] if epoch == 2 else [Refusal(name, "stale")])
+                assert refused == ([] if epoch == 2 else [Rejection(name, "stale")])
 
     asyncio.run(main())
 

@@ -30,9 +30,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from app.streams.memory_store import StoreBounds
 from app.streams.redis.reads import PACKING, READ, RECORD
 from app.streams.store import MAX_CHANGES
+from app.streams.store_bounds import StoreBounds
 
 
 @dataclass(frozen=True)

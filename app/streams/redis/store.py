@@ -26,7 +26,6 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from app.errors import IdempotencyConflict, Overloaded, StoreUnavailable, StreamExpired, StreamNotFound
 from app.schema.frames import End, Error
 from app.schema.tokens import Edit, EngineFinish, TokenBatch, TokenLogprob
-from app.streams.memory_store import StoreBounds
 from app.streams.redis.scripts import Script, Scripts
 from app.streams.redis.wakeups import Wakeups
 from app.streams.store import (
@@ -35,10 +34,11 @@ from app.streams.store import (
     Excerpt,
     Idempotency,
     Order,
-    Refusal,
+    Rejection,
     StreamRecord,
-    changed_too_often,
 )
+from app.streams.store_bounds import StoreBounds
+from app.streams.store_errors import changed_too_often
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ _TOO_OFTEN = 3
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_found = msgspec.msgpack.Decoder(list[_Found]).decode
-_decode_refusals = msgspec.msgpack.Decoder(list[Refusal]).decode
+_decode_refusals = msgspec.msgpack.Decoder(list[Rejection]).decode
 _decode_orders = msgspec.msgpack.Decoder(list[_Given]).decode
 _decode_record = msgspec.msgpack.Decoder(StreamRecord).decode
 
@@ -193,7 +193,7 @@ class RedisStreamStore:
             raise Overloaded("The stream store is full of running streams. Try again later.", retry_after_s=1)
         return answer[1].decode()
 
-    async def append(self, producer: str, appends: Sequence[Append]) -> list[Refusal]:
+    async def append(self, producer: str, appends: Sequence[Append]) -> list[Rejection]:
         if self._doubts:
             # Who appends to a stream knows it to be there.
             for append in appends:

@@ -15,8 +15,9 @@ from app.errors import InvalidCursor, StoreUnavailable, TooManyReaders
 from app.schema.tokens import TokenBatch
 from app.settings import StreamsSettings
 from app.streams.audience import RETRY_S, Audience
-from app.streams.memory_store import MemoryStreamStore, StoreBounds
+from app.streams.memory_store import MemoryStreamStore
 from app.streams.reader import Reader
+from app.streams.store_bounds import StoreBounds
 from app.streams.stream import Stream
 from app.tasks import Tasks
 from tests.app.streams.test_stream import stream_of

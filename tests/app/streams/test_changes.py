@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from app.schema.frames import Delta, End, Frame
 from app.schema.tokens import Edit, Steering, TokenBatch, steered_logprobs
-from app.streams.memory_store import MemoryStreamStore, StoreBounds
+from app.streams.memory_store import MemoryStreamStore
 from app.streams.reader import Reader
 from app.streams.recorder import PACE_S, Recorder
 from app.streams.store import MAX_UNSTORED_TOKENS, Change, Excerpt
+from app.streams.store_bounds import StoreBounds
 from app.streams.stream import Stream
 from app.wire.sse import NativeSseEncoder
 from tests.app.streams.test_stream import deltas, feed, live, stream_of

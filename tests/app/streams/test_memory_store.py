@@ -10,8 +10,9 @@ import pytest
 
 from app.errors import Overloaded, StreamExpired
 from app.schema.tokens import TokenBatch
-from app.streams.memory_store import MemoryStreamStore, StoreBounds
+from app.streams.memory_store import MemoryStreamStore
 from app.streams.store import Append
+from app.streams.store_bounds import StoreBounds
 from tests.contracts.stream_store import ENDING, LEASE_S, RETENTION_S, StreamStoreContract
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.requests import record

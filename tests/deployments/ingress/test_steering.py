@@ -13,7 +13,8 @@ from app.model import Model
 from app.schema.frames import Delta, End, Frame
 from app.service import GenerationService
 from app.settings import ModelSettings, Settings
-from app.streams.memory_store import MemoryStreamStore, StoreBounds
+from app.streams.memory_store import MemoryStreamStore
+from app.streams.store_bounds import StoreBounds
 from app.streams.stream import Stream
 from deployments.engine.config import EngineConfig
 from deployments.engine.loop import EngineLoop

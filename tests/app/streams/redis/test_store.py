@@ -10,10 +10,10 @@ import pytest
 
 from app.errors import StoreUnavailable
 from app.schema.tokens import TokenBatch
-from app.streams.memory_store import StoreBounds
 from app.streams.redis.scripts import Scripts
 from app.streams.redis.store import RedisStreamStore
 from app.streams.store import Append, Order
+from app.streams.store_bounds import StoreBounds
 from tests.fakes.requests import record
 
 CALLS: dict[str, Callable[[RedisStreamStore], Awaitable[object]]] = {

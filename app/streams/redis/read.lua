@@ -1,24 +1,12 @@
-"""The Lua scripts of the store in Redis that read: each follows the beginning that all scripts have in common (`scripts`)."""
+-- `read`, for all readers of a process that ask at once. `questions` are packed: stream, counts, whether the reader waits.
+-- Returns the packed replies: status, batches, ending, orphaned, expires.
+local process, questions = ARGV[1], ARGV[2]
 
-from __future__ import annotations
-
-PACKING = """
--- Answers are packed by hand where what the store keeps packed goes into them as it is.
-local NIL = '\\192'
-local pack = cmsgpack.pack
-
-local function array(parts)
-  return '\\221' .. struct.pack('>I4', #parts) .. table.concat(parts)
-end
-"""
-
-# ARGV: process, what is asked: streams, counts of tokens known, whether the reader will wait.
-READ = """
 local function binary(bytes)
-  return '\\198' .. struct.pack('>I4', #bytes) .. bytes
+  return '\198' .. struct.pack('>I4', #bytes) .. bytes
 end
 
--- An edit that lies just at the count is told again, for that does not say whether the reader knows it.
+-- Edits at `count` itself are repeated, because the count does not say whether the reader knows them.
 local function edits_from(at, count)
   local edits = {}
   for _, kept in ipairs(redis.call('LRANGE', P .. 'e:' .. at, 0, -1)) do
@@ -28,7 +16,8 @@ local function edits_from(at, count)
   if #edits > 0 then return array(edits) end
 end
 
-local function behind(at, choice, count, finish, has_logprobs, is_edited)
+-- What follows the first `count` tokens of a choice, packed, and whether there are tokens; nil if nothing follows.
+local function after(at, choice, count, finish, has_logprobs, is_edited)
   local tokens = redis.call('GETRANGE', P .. 't:' .. at, 4 * count, -1)
   local edits = is_edited and edits_from(at, count)
   if tokens == '' and not finish and not edits then return nil, false end
@@ -40,7 +29,7 @@ local function behind(at, choice, count, finish, has_logprobs, is_edited)
   return array(batch), tokens ~= ''
 end
 
-local function look(id, counts, waits)
+local function read(id, counts, waits)
   local key = P .. 's:' .. id
   local fields = {'HMGET', key, 'producer', 'ending', 'expires', 'watch', 'logprobs', 'edited'}
   local fixed = #fields - 2
@@ -50,25 +39,17 @@ local function look(id, counts, waits)
   local orphaned = not s[2] and is_gone(s[1])
   local batches, is_new = {}, s[2] or orphaned
   for i, count in ipairs(counts) do
-    local batch, has_tokens = behind(id .. ':' .. (i - 1), i - 1, count, s[fixed + i], s[5], s[6])
+    local batch, has_tokens = after(id .. ':' .. (i - 1), i - 1, count, s[fixed + i], s[5], s[6])
     batches[#batches + 1] = batch
     is_new = is_new or has_tokens
   end
   if waits and not is_new then
     local watch = s[4] or ''
-    if not string.find(watch, ARGV[1], 1, true) then redis.call('HSET', key, 'watch', watch .. ' ' .. ARGV[1]) end
+    if not string.find(watch, process, 1, true) then redis.call('HSET', key, 'watch', watch .. ' ' .. process) end
   end
   return array({pack(1), array(batches), s[2] or NIL, pack(orphaned), pack(tonumber(s[3]))})
 end
 
-local answers = {}
-for i, asked in ipairs(cmsgpack.unpack(ARGV[2])) do answers[i] = look(asked[1], asked[2], asked[3]) end
-return array(answers)
-"""
-
-# ARGV: stream. Returns owner and record; the owner alone when the stream is not there any more.
-RECORD = """
-local kept = redis.call('HMGET', P .. 's:' .. ARGV[1], 'owner', 'record')
-if kept[1] then return kept end
-return {redis.call('GET', P .. 'd:' .. ARGV[1])}
-"""
+local replies = {}
+for i, asked in ipairs(cmsgpack.unpack(questions)) do replies[i] = read(asked[1], asked[2], asked[3]) end
+return array(replies)

@@ -40,7 +40,7 @@ class TestStreamStoreClient(StreamStoreContract):
         yield CalledWorld()
 
 
-def test_a_log_that_cannot_be_reached_is_unavailable() -> None:
+def test_a_store_that_cannot_be_reached_is_unavailable() -> None:
     async def main() -> None:
         world = CalledWorld()
         for failure in (

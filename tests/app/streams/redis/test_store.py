@@ -31,7 +31,7 @@ CALLS: dict[str, Callable[[RedisStreamStore], Awaitable[object]]] = {
 
 @pytest.fixture
 def nowhere() -> Iterator[str]:
-    """The address of a server that is not there: the port is taken, and nobody listens."""
+    """The address of a server that is not there: the port is taken, and no server listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"redis://127.0.0.1:{taken.getsockname()[1]}"
@@ -52,7 +52,7 @@ def test_every_call_fails_soon_without_a_server(
     asyncio.run(main())
 
 
-def test_a_log_that_is_closed_says_so(nowhere: str) -> None:
+def test_a_store_that_is_closed_says_so(nowhere: str) -> None:
     async def main() -> None:
         store = RedisStreamStore(nowhere, StoreBounds())
         await store.close()

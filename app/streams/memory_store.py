@@ -76,13 +76,17 @@ class MemoryStreamStore:
             return first
         if record.id in self._streams:
             return record.id
-        self._make_room(len(record.prompt))
+        bounds, tokens = self._bounds, len(record.prompt)
+        while len(self._streams) >= bounds.max_streams or self._tokens + tokens > bounds.max_tokens:
+            if not self._ended:
+                raise store_full()
+            self._forget(next(iter(self._ended)))
         self._renew(producer)
         now_s = self._clock.monotonic()
-        stream = StoredStream(record, producer, now_s + self._bounds.max_age_s)
+        stream = StoredStream(record, producer, now_s + bounds.max_age_s)
         self._streams[record.id] = stream
         self._running[record.id] = None
-        self._tokens += stream.tokens
+        self._tokens += tokens
         if key is not None and idempotency is not None:
             stream.idempotency = key
             self._keys[key] = (record.id, idempotency.digest)
@@ -253,14 +257,6 @@ class MemoryStreamStore:
             if not any(self._streams[stream_id].producer == name for stream_id in self._running):
                 del self._leases[name]
                 self._orders.pop(name, None)
-
-    def _make_room(self, tokens: int) -> None:
-        """Forgets the oldest ended streams until a new one with so many tokens fits. Raises `Overloaded`."""
-        bounds = self._bounds
-        while len(self._streams) >= bounds.max_streams or self._tokens + tokens > bounds.max_tokens:
-            if not self._ended:
-                raise store_full()
-            self._forget(next(iter(self._ended)))
 
     def _sweep(self) -> None:
         """Forgets streams past their time: a few with each call, so that no call takes long."""

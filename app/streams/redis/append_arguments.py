@@ -16,22 +16,12 @@ _encode = msgspec.msgpack.Encoder().encode
 def append_arguments(appends: Sequence[Append]) -> list[bytes]:
     """The packed appends, then the blobs that they name by number. Most appends have no blob and are packed as they are."""
     blobs: list[bytes] = []
-    packed = [append if _is_plain(append) else _with_blobs(append, blobs) for append in appends]
-    return [_encode(packed), *blobs]
 
-
-def _is_plain(append: Append) -> bool:
-    return append.ending is None and all(
-        batch.logprobs is None and batch.edits is None for batch in append.batches
-    )
-
-
-def _with_blobs(append: Append, blobs: list[bytes]) -> tuple[Any, ...]:
     def blob(value: object) -> int:
         blobs.append(_encode(value))
         return len(blobs)
 
-    def packed(batch: TokenBatch) -> tuple[Any, ...]:
+    def packed_batch(batch: TokenBatch) -> tuple[Any, ...]:
         logprobs = [blob(logprob) for logprob in batch.logprobs or ()]
         edits = [(edit.id, edit.end, blob(edit)) for edit in batch.edits or ()]
         return (
@@ -39,5 +29,14 @@ def _with_blobs(append: Append, blobs: list[bytes]) -> tuple[Any, ...]:
             *(logprobs[0] if logprobs else None, None, edits or None),
         )
 
-    batches = [packed(batch) for batch in append.batches]
-    return append.stream, append.epoch, batches, None if append.ending is None else blob(append.ending)
+    packed: list[Any] = []
+    for append in appends:
+        if append.ending is None and all(
+            batch.logprobs is None and batch.edits is None for batch in append.batches
+        ):
+            packed.append(append)
+            continue
+        batches = [packed_batch(batch) for batch in append.batches]
+        ending = None if append.ending is None else blob(append.ending)
+        packed.append((append.stream, append.epoch, batches, ending))
+    return [_encode(packed), *blobs]

@@ -41,21 +41,20 @@ class SharedReads:
         try:
             while self._waiting:
                 taken, self._waiting = self._waiting[:MAX_READS], self._waiting[MAX_READS:]
-                # A reader that was cancelled has a future that is done.
-                if wanted := [one for one in taken if not one[1].done()]:
-                    await self._read_all(wanted)
+                # The reply to a reader that was cancelled is done.
+                reads = [(question, reply) for question, reply in taken if not reply.done()]
+                if not reads:
+                    continue
+                questions = _encode([question for question, _ in reads])
+                try:
+                    found = decode_found(await self._scripts.run("read", self._process, questions))
+                except Exception as error:
+                    for _, reply in reads:
+                        if not reply.done():
+                            reply.set_exception(error)
+                    continue
+                for (_, reply), stream in zip(reads, found, strict=True):
+                    if not reply.done():
+                        reply.set_result(stream)
         finally:
             self._running = None
-
-    async def _read_all(self, reads: list[tuple[_Question, asyncio.Future[FoundStream]]]) -> None:
-        try:
-            questions = _encode([question for question, _ in reads])
-            found = decode_found(await self._scripts.run("read", self._process, questions))
-        except Exception as error:
-            for _, reply in reads:
-                if not reply.done():
-                    reply.set_exception(error)
-            return
-        for (_, reply), stream in zip(reads, found, strict=True):
-            if not reply.done():
-                reply.set_result(stream)

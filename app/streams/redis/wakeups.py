@@ -67,7 +67,12 @@ class Wakeups:
                 async with self._redis.pubsub() as subscription:
                     await subscription.subscribe(self._channel)
                     async for message in subscription.listen():
-                        self._receive(message["type"], message["data"])
+                        if message["type"] == "subscribe":
+                            # The client subscribes again by itself after a lost connection; messages may be missing.
+                            self._wake_all()
+                        elif message["type"] == "message":
+                            for name in _decode_names(message["data"]):
+                                self._wake(name)
             except (RedisError, OSError) as error:
                 logger.warning("lost the subscription to the stream store: %s", error)
             except Exception:
@@ -75,16 +80,10 @@ class Wakeups:
             self._wake_all()
             await backoff.pause()
 
-    def _receive(self, kind: str, data: bytes) -> None:
-        if kind == "subscribe":
-            # The client subscribes again by itself after a lost connection; messages may be missing.
-            self._wake_all()
-        elif kind == "message":
-            for name in _decode_names(data):
-                for wakeup in self._waiters.get(name, ()):
-                    wakeup()
+    def _wake(self, name: str) -> None:
+        for wakeup in self._waiters.get(name, ()):
+            wakeup()
 
     def _wake_all(self) -> None:
-        for waiters in self._waiters.values():
-            for wakeup in waiters:
-                wakeup()
+        for name in self._waiters:
+            self._wake(name)

@@ -26,5 +26,5 @@ class StoreBounds(msgspec.Struct, frozen=True, kw_only=True):
             max_tokens=streams.max_tokens,
             retention_s=streams.retention_s,
             max_age_s=streams.retention_s + settings.limits.request_timeout_s,
-            lease_s=streams.stall_timeout_s,
+            lease_s=streams.lease_s,
         )

@@ -59,9 +59,7 @@ def test_a_store_that_cannot_be_reached_is_unavailable() -> None:
 
 
 def test_the_bounds_come_from_the_settings() -> None:
-    settings = Settings.model_validate(
-        {"streams": {"retention_s": 5, "stall_timeout_s": 2, "max_streams": 7}}
-    )
+    settings = Settings.model_validate({"streams": {"retention_s": 5, "lease_s": 2, "max_streams": 7}})
     bounds = StoreBounds.from_settings(settings)
     assert (bounds.retention_s, bounds.lease_s, bounds.max_streams) == (5, 2, 7)
     assert bounds.max_age_s > settings.limits.request_timeout_s

@@ -19,9 +19,10 @@ REQUIRED = [Requirement(line) for line in PROJECT["dependencies"]]
 REQUIRED_BY_TESTS = [Requirement(line) for line in PROJECT["optional-dependencies"]["test"]]
 REQUIRED_BY_BENCHMARKS = [Requirement(line) for line in PROJECT["optional-dependencies"]["bench"]]
 EVERYTHING_REQUIRED = {str(line): line for line in REQUIRED + REQUIRED_BY_TESTS + REQUIRED_BY_BENCHMARKS}
-SOURCES = [path for package in ("app", "deployments") for path in sorted((ROOT / package).rglob("*.py"))]
+PACKAGES = ("app", "deployments", "streaming_inference")
+SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 BENCHMARKS = [path for path in SOURCES if {"bench", "baselines"} & set(path.relative_to(ROOT).parts)]
-TESTS = sorted((ROOT / "tests").rglob("*.py"))
+TESTS = [path for folder in ("examples", "tests") for path in sorted((ROOT / folder).rglob("*.py"))]
 
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 70
@@ -80,7 +81,7 @@ def test_what_is_imported_is_declared(paths: list[Path], requirements: list[Requ
     distributions = packages_distributions()
     undeclared = []
     for name, place in imported_packages(paths).items():
-        if name in sys.stdlib_module_names or name in ("app", "deployments", "tests"):
+        if name in sys.stdlib_module_names or name in (*PACKAGES, "tests"):
             continue
         if not declared & {
             canonicalize_name(distribution) for distribution in distributions.get(name, [name])

@@ -15,7 +15,7 @@ from typing import Self, TextIO
 
 import msgspec
 
-from app.schema.frames import Delta, End, Frame
+from streaming_inference.frames import Delta, End, Frame
 
 REFRESH_S = 0.1
 MIN_ROWS = 3

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from app.asgi.error_response import error_response
-from app.client.errors import InvalidRequest, Refused, Unavailable, refusal
 from app.errors import ServiceError
+from streaming_inference.errors import InvalidRequest, Refused, Unavailable, refusal
 
 
 def tree(kind: type[ServiceError]) -> list[type[ServiceError]]:

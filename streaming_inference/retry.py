@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.client.errors import ClientError
-from app.ports import Clock
+from streaming_inference.clock import Clock
+from streaming_inference.errors import ClientError
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from app.client.errors import GenerationFailed, ProtocolError, TextMismatch
-from app.dialects.native import ChoiceFold
-from app.schema.frames import Delta, End, Error, FinishReason, Frame, Logprob, Start, Timings, Usage
+from streaming_inference.choice_fold import ChoiceFold
+from streaming_inference.errors import GenerationFailed, ProtocolError, TextMismatch
+from streaming_inference.frames import Delta, End, Error, FinishReason, Frame, Logprob, Start, Timings, Usage
 
 MAX_CURSOR_LENGTH = 256
 

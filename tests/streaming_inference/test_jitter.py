@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.client import jitter
-from app.client.jitter import FASTEST, MAX_DELAY_S, SLOWEST, TAIL_S, Piece, Playout, play
+from streaming_inference import jitter
+from streaming_inference.jitter import FASTEST, MAX_DELAY_S, SLOWEST, TAIL_S, Piece, Playout, play
 from tests.fakes.clock import FakeClock, settle
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 STEP_S = 0.02
 
 

@@ -16,9 +16,9 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from app.cli import main
 from app.key_file import create_key, read_keys
 from app.schema.frames import Delta, End, Frame, Start
+from streaming_inference.cli import main
 from tests.fakes.live_server import ANSWER, BROKEN, ENDLESS, LiveServer, live_server
 
 ROOT = Path(__file__).parents[3]
@@ -154,7 +154,7 @@ def test_keys(tmp_path: Path) -> None:
 
 def test_no_command_waits_for_what_only_another_needs() -> None:
     program = (
-        "import sys\nfrom app.cli import main\n"
+        "import sys\nfrom streaming_inference.cli import main\n"
         "main(['generate', '--help'], standalone_mode=False)\n"
         "assert 'app.bench' not in sys.modules and 'pydantic' not in sys.modules"
     )
@@ -174,7 +174,7 @@ def test_every_command_has_help() -> None:
 
 # Real programs.
 
-_IN_TERMINAL = "import os; os.login_tty(int(__import__('sys').argv.pop(1))); from app.cli import main; main()"
+_IN_TERMINAL = "import os; os.login_tty(int(__import__('sys').argv.pop(1))); from streaming_inference.cli import main; main()"
 
 
 class Terminal:
@@ -304,7 +304,17 @@ def test_ctrl_c_ends_generate_and_cancels_its_stream(
 
 
 def test_a_pipe_that_closes_cancels_the_stream(server: LiveServer) -> None:
-    command = [sys.executable, "-m", "app.cli", "generate", "--model", ENDLESS, "--url", server.url, "hello"]
+    command = [
+        sys.executable,
+        "-m",
+        "streaming_inference",
+        "generate",
+        "--model",
+        ENDLESS,
+        "--url",
+        server.url,
+        "hello",
+    ]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.read(5) == ANSWER[:5].encode()
         process.stdout.close()
@@ -314,7 +324,17 @@ def test_a_pipe_that_closes_cancels_the_stream(server: LiveServer) -> None:
 
 
 def test_a_signal_to_a_program_without_a_terminal_does_the_same(server: LiveServer) -> None:
-    command = [sys.executable, "-m", "app.cli", "generate", "--model", ENDLESS, "--url", server.url, "hello"]
+    command = [
+        sys.executable,
+        "-m",
+        "streaming_inference",
+        "generate",
+        "--model",
+        ENDLESS,
+        "--url",
+        server.url,
+        "hello",
+    ]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.read(5) == ANSWER[:5].encode()
         process.send_signal(signal.SIGINT)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from app.client import Client, ClientError, NotReachable, RequestFields, RetryPolicy
+from streaming_inference import Client, ClientError, NotReachable, RequestFields, RetryPolicy
 
 FAILED = 1
 NOT_REACHABLE = 3

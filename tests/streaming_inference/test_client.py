@@ -16,7 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.client import (
+from app.schema.frames import Delta, End, Error, ErrorDetail, Start
+from app.schema.native import StreamBody
+from app.schema.requests import OnDisconnect
+from streaming_inference import (
     Client,
     ClientError,
     Conflict,
@@ -32,9 +35,6 @@ from app.client import (
     TextMismatch,
     Unavailable,
 )
-from app.schema.frames import Delta, End, Error, ErrorDetail, Start
-from app.schema.native import StreamBody
-from app.schema.requests import OnDisconnect
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.stream_server import STREAM, FakeStreamServer, Misfortune, refused
 
@@ -533,10 +533,10 @@ def test_the_fields_are_those_of_the_server() -> None:
 
 def test_the_library_loads_nothing_of_the_server() -> None:
     heavy = "fastapi starlette pydantic tokenizers numpy ray torch transformers uvicorn"
-    program = f"import sys, app.client; print(*set('{heavy}'.split()) & set(sys.modules))"
+    program = f"import sys, streaming_inference; print(*set('{heavy}'.split()) & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=60,

@@ -8,9 +8,9 @@ from contextlib import suppress
 import httpx
 import msgspec
 
-from app.client.errors import ClientError, NotReachable, ProtocolError, refusal
-from app.schema.frames import Frame
-from app.wire.event_scanner import EventScanner, EventTooLarge
+from streaming_inference.errors import ClientError, NotReachable, ProtocolError, refusal
+from streaming_inference.event_scanner import EventScanner, EventTooLarge
+from streaming_inference.frames import Frame
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 MAX_EVENT_BYTES = 64 * 1024 * 1024

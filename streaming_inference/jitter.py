@@ -19,7 +19,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import NamedTuple
 
-from app.ports import Clock
+from streaming_inference.clock import Clock
 
 WINDOW_ARRIVALS = 64
 LATE_SHARE = 0.02

@@ -26,7 +26,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from app.schema.frames import ErrorDetail
+from streaming_inference.frames import ErrorDetail
 
 _SHOWN_CHARACTERS = 300
 _SECONDS = re.compile(r"[0-9]{1,9}")

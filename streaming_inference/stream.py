@@ -11,14 +11,14 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 from urllib.parse import quote
 
-from app.client.background import Background
-from app.client.errors import ClientError, GenerationFailed, ProtocolError, StreamClosed
-from app.client.http import EventConnection, Http
-from app.client.jitter import Piece, play
-from app.client.retry import Retries
-from app.client.transcript import Result, Transcript
-from app.ports import Clock
-from app.schema.frames import Delta, End, Frame, Start
+from streaming_inference.background import Background
+from streaming_inference.clock import Clock
+from streaming_inference.errors import ClientError, GenerationFailed, ProtocolError, StreamClosed
+from streaming_inference.frames import Delta, End, Frame, Start
+from streaming_inference.http import EventConnection, Http
+from streaming_inference.jitter import Piece, play
+from streaming_inference.retry import Retries
+from streaming_inference.transcript import Result, Transcript
 
 OnExit = Literal["cancel", "leave"]
 LEAVE_TIMEOUT_S = 5.0
@@ -53,7 +53,7 @@ class GenerationStream:
     Without `async with` the same holds for the iterator: it opens the stream, and cancels it when it is closed.
 
     A connection that breaks is made again and goes on behind the last frame. All ways to read share one position, and one may
-    read at a time. Every one of them raises the errors of `app.client.errors`.
+    read at a time. Every one of them raises the errors of `streaming_inference.errors`.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class GenerationStream:
     async def text(self, index: int = 0, *, smooth: bool = False) -> AsyncGenerator[str, None]:
         """The text of one choice from here on, as it comes; never empty strings.
 
-        `smooth` plays it out evenly, a little later, when the way from the server is jittery; see `app.client.jitter`.
+        `smooth` plays it out evenly, a little later, when the way from the server is jittery; see `streaming_inference.jitter`.
         """
         async with aclosing(self._pieces(index)) as pieces:
             if smooth:

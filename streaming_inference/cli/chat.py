@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from app.cli.display import Display
-from app.cli.server import (
+from streaming_inference import Client, ClientError, Delta, RequestFields
+from streaming_inference.cli.display import Display
+from streaming_inference.cli.server import (
     INTERRUPTED,
     Server,
     complain,
@@ -19,7 +20,6 @@ from app.cli.server import (
     request_options,
     server_options,
 )
-from app.client import Client, ClientError, Delta, RequestFields
 
 _PROMPT = "> "
 _HELP = "Ctrl-C cancels an answer. /new begins anew, /exit or Ctrl-D ends."

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.wire.event_scanner import EventScanner, EventTooLarge
+from streaming_inference.event_scanner import EventScanner, EventTooLarge
 
 cuts = st.lists(st.integers(0, 200), max_size=8)
 # Bytes that mean something, so that chance makes streams worth reading.

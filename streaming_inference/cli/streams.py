@@ -8,9 +8,9 @@ from typing import Any
 import click
 import msgspec
 
-from app.cli.display import Display
-from app.cli.server import Server, request_fields, request_options, run, server_options
-from app.client import GenerationStream
+from streaming_inference import GenerationStream
+from streaming_inference.cli.display import Display
+from streaming_inference.cli.server import Server, request_fields, request_options, run, server_options
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="For machines: one JSON in each line.")
 

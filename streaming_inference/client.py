@@ -1,13 +1,4 @@
-"""The client library: streams of a server as Python iterates them, whatever becomes of the connections meanwhile.
-
-    async with Client("http://127.0.0.1:8000") as client:
-        async with client.generate(messages=[{"role": "user", "content": "Tell me a story."}]) as stream:
-            async for text in stream.text():
-                print(text, end="", flush=True)
-
-It needs httpx and msgspec, and loads nothing of the server. docs/client.md has the whole of it; the parts are in
-`app.client.stream`, `app.client.errors`, `app.client.transcript` and `app.client.jitter`.
-"""
+"""The client of a server: starts streams, resumes them, asks about them and ends them."""
 
 from __future__ import annotations
 
@@ -19,64 +10,14 @@ from typing import Self, TypeVar, Unpack
 import httpx
 import msgspec
 
-from app.client.background import Background
-from app.client.errors import (
-    AuthenticationFailed,
-    ClientError,
-    Conflict,
-    Expired,
-    GenerationFailed,
-    InvalidRequest,
-    NotAllowed,
-    NotFound,
-    NotReachable,
-    ProtocolError,
-    RateLimited,
-    Refused,
-    StreamClosed,
-    TextMismatch,
-    Unavailable,
-)
-from app.client.http import Http
-from app.client.request import RequestFields, encode_request
-from app.client.retry import Retries, RetryPolicy
-from app.client.stream import GenerationStream, OnExit, Opening, stream_path
-from app.client.transcript import ChoiceResult, Result
-from app.clock import SystemClock
-from app.ports import Clock
-from app.schema.frames import Delta, End, Error, Frame, Start
-from app.streams.status import StreamStatus
-
-__all__ = [
-    "AuthenticationFailed",
-    "ChoiceResult",
-    "Client",
-    "ClientError",
-    "Conflict",
-    "Delta",
-    "End",
-    "Error",
-    "Expired",
-    "Frame",
-    "GenerationFailed",
-    "GenerationStream",
-    "InvalidRequest",
-    "ModelInfo",
-    "NotAllowed",
-    "NotFound",
-    "NotReachable",
-    "ProtocolError",
-    "RateLimited",
-    "Refused",
-    "RequestFields",
-    "Result",
-    "RetryPolicy",
-    "Start",
-    "StreamClosed",
-    "StreamStatus",
-    "TextMismatch",
-    "Unavailable",
-]
+from streaming_inference.background import Background
+from streaming_inference.clock import Clock, LoopClock
+from streaming_inference.errors import ClientError, ProtocolError
+from streaming_inference.http import Http
+from streaming_inference.request import RequestFields, encode_request
+from streaming_inference.retry import Retries, RetryPolicy
+from streaming_inference.status import StreamStatus
+from streaming_inference.stream import GenerationStream, OnExit, Opening, stream_path
 
 T = TypeVar("T")
 
@@ -124,7 +65,7 @@ class Client:
             transport=transport,
         )
         self._policy = retry or RetryPolicy()
-        self._clock = clock or SystemClock()
+        self._clock = clock or LoopClock()
         self._background = Background()
 
     def generate(

@@ -1,4 +1,4 @@
-"""Work that is finished even if whoever asked for it is cancelled meanwhile."""
+"""Work that goes on to its end when its caller is cancelled."""
 
 from __future__ import annotations
 

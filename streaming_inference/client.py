@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """A model that the server has. `created` is Unix seconds."""
+    """A model of the server. `created` is Unix seconds."""
 
     id: str
     created: int
@@ -41,9 +41,9 @@ class _Started(msgspec.Struct):
 class Client:
     """A server at `url`, which may have a path. Belongs to one event loop; used with `async with`, or ended with `aclose`.
 
-    `retry` says how often what fails for want of a server is tried again. A connection that says nothing for `silence_timeout_s`
-    is given up and made again; that must be more than the server's heartbeat (`streams.heartbeat_s`). `transport` and `clock` are
-    for tests.
+    `retry` says how often a call is repeated when no server answers. A connection that brings no byte for `silence_timeout_s`
+    is replaced by a new one; this must be longer than the server's heartbeat (`streams.heartbeat_s`). `transport` and `clock`
+    are for tests.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class Client:
         idempotency_key: str | None = None,
         **request: Unpack[RequestFields],
     ) -> GenerationStream:
-        """A stream to be started: nothing is sent before it is opened or read.
+        """A new stream. The request is sent when the stream is opened or read.
 
-        `on_exit`: what becomes of it when it is left before its end; "leave" also lets the server finish it without a reader.
-        With an `idempotency_key` of one's own, another process that asks the same gets the same stream.
+        `on_exit` says what a block that is left early does: "cancel" ends the stream on the server, "leave" lets the server
+        finish it without a reader. Processes that send the same request with the same `idempotency_key` get the same stream.
         """
         if on_exit == "leave":
             request.setdefault("on_disconnect", "continue")
@@ -88,15 +88,15 @@ class Client:
     def resume(
         self, stream: str, after: str | None = None, *, on_exit: OnExit = "cancel"
     ) -> GenerationStream:
-        """A stream that was started before, by whomever with the same key: from its start, or behind the cursor `after`.
+        """A stream that a holder of the same API key has started: from its start, or after the cursor `after`.
 
-        From the start on, its text is checked as that of a new one is; behind a cursor only that nothing is missing. Raises
-        `ValueError` when `after` is no cursor.
+        The text is checked against the server's hash when it is read from the start. After a cursor only the order is checked.
+        Raises `ValueError` when `after` is not a cursor.
         """
         return self._stream(Opening(stream=stream, after=after), on_exit)
 
     async def start(self, *, idempotency_key: str | None = None, **request: Unpack[RequestFields]) -> str:
-        """Starts a stream that nobody reads yet, and returns its name, for `resume`. It goes on to its end."""
+        """Starts a stream without a reader, and returns its name for `resume`. The stream goes on to its end."""
         body = encode_request(request, detach=True)
         key = idempotency_key or secrets.token_hex(16)
         answer = await self._persist(
@@ -105,21 +105,21 @@ class Client:
         return _decode(answer, _Started).stream
 
     async def cancel(self, stream: str) -> StreamStatus:
-        """Ends a stream; returns what is known of it. One that has ended stays as it is."""
+        """Ends a stream; returns its status. A stream that has ended is not changed."""
         return _decode(
             await self._persist(lambda: self._http.call("DELETE", stream_path(stream))), StreamStatus
         )
 
     async def status(self, stream: str) -> StreamStatus:
-        """What is known of a stream."""
+        """The status of a stream."""
         return _decode(await self._persist(lambda: self._http.call("GET", stream_path(stream))), StreamStatus)
 
     async def models(self) -> list[ModelInfo]:
-        """What the server can be asked for."""
+        """The models of the server."""
         return _decode(await self._persist(lambda: self._http.call("GET", "/v1/models")), _ModelList).data
 
     async def aclose(self) -> None:
-        """Closes all connections, when the streams that were left have been cancelled."""
+        """Waits until the streams that were left are cancelled, then closes all connections."""
         await self._background.join()
         await self._http.aclose()
 
@@ -146,7 +146,7 @@ class Client:
         return Retries(self._policy, self._clock)
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Tries until it succeeds or makes no sense any more. Only for what may be asked twice."""
+        """Repeats `attempt` until it succeeds or its retries are used up. Only for calls that may be repeated."""
         retries = self._retries()
         while True:
             try:
@@ -159,4 +159,4 @@ def _decode(answer: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(answer, type=kind)
     except msgspec.DecodeError as error:
-        raise ProtocolError(f"The server's answer is not what it should be: {error}.") from error
+        raise ProtocolError(f"The server's answer does not have the expected form: {error}.") from error

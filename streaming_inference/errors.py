@@ -2,8 +2,8 @@
 
     ClientError
     ├── NotReachable              no server answers, or the connection breaks too often: try later, resume `stream` at `cursor`
-    ├── Refused                   the server said no
-    │   ├── InvalidRequest        400, 405, 413, 415  mend the request; `param` names the field
+    ├── Refused                   the server refused the request
+    │   ├── InvalidRequest        400, 405, 413, 415  correct the request; `param` names the field
     │   ├── AuthenticationFailed  401  send a valid key
     │   ├── NotAllowed            403  ask for permission
     │   ├── NotFound              404  no such model or stream, or the stream is another key's
@@ -11,12 +11,12 @@
     │   ├── Expired               410  start again: the stream is past its retention
     │   ├── RateLimited           429  wait `retry_after_s`
     │   └── Unavailable           408, 5xx  try later, if `retryable`
-    ├── GenerationFailed          the stream ended with an error frame; what came before is good
-    ├── ProtocolError             what came is no stream of this kind: report it
-    │   └── TextMismatch          the text is not the one that the server made
-    └── StreamClosed              it was read after it was closed here
+    ├── GenerationFailed          the stream ended with an error frame; the text before it is valid
+    ├── ProtocolError             the server sent something that is not such a stream: report it
+    │   └── TextMismatch          the text is not the server's text
+    └── StreamClosed              the stream was read after this client closed it
 
-An answer that others end ("length", "cancelled", "content_filter") is no error: its `finish_reason` says so.
+A stream that ends early ("length", "cancelled", "content_filter") is not an error: its `finish_reason` says so.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from streaming_inference.frames import ErrorDetail
 
 _SHOWN_CHARACTERS = 300
 _SECONDS = re.compile(r"[0-9]{1,9}")
-# What proxies say when the server behind them is away, and this server when it is busy.
+# A proxy answers so when its server is away, and this server when it is busy.
 _RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 
 
 class ClientError(Exception):
-    """`code` is the server's word for it, or one of this library; `message` is a sentence.
+    """`code` is the server's error code, or one of this library; `message` is a sentence.
 
-    `retryable`: the same call may succeed later. `stream` and `cursor` say where to resume, when there was a stream.
+    `retryable`: the same call may succeed later. `stream` and `cursor` say where to resume, if there was a stream.
     """
 
     def __init__(self, message: str, *, code: str, retryable: bool = False) -> None:
@@ -51,12 +51,14 @@ class ClientError(Exception):
 
 
 class NotReachable(ClientError):
+    """No server answers, or the connection breaks too often in a row."""
+
     def __init__(self, message: str) -> None:
         super().__init__(message, code="not_reachable", retryable=True)
 
 
 class Refused(ClientError):
-    """`status` is the HTTP status; `param` names the field or header at fault."""
+    """The server refused the request. `status` is the HTTP status; `param` names the wrong field or header."""
 
     def __init__(
         self, message: str, *, code: str, status: int, param: str | None = None, retryable: bool = False
@@ -67,39 +69,39 @@ class Refused(ClientError):
 
 
 class InvalidRequest(Refused):
-    pass
+    """400, 405, 413, 415: the request is not valid; `param` names the field."""
 
 
 class AuthenticationFailed(Refused):
-    pass
+    """401: the server needs a valid API key."""
 
 
 class NotAllowed(Refused):
-    pass
+    """403: this API key may not do it."""
 
 
 class NotFound(Refused):
-    pass
+    """404: there is no such model or stream, or the stream belongs to another key."""
 
 
 class Conflict(Refused):
-    pass
+    """409: the idempotency key belongs to another request, or the stream has ended."""
 
 
 class Expired(Refused):
-    pass
+    """410: the stream is past its retention."""
 
 
 class RateLimited(Refused):
-    pass
+    """429: too many streams or readers; wait `retry_after_s`."""
 
 
 class Unavailable(Refused):
-    pass
+    """408 and 5xx: the server can't serve the request now; try later if `retryable`."""
 
 
 class GenerationFailed(ClientError):
-    """`detail` is the error of the last frame."""
+    """The stream ended with an error frame. `detail` is its error; the text before it is valid."""
 
     def __init__(self, detail: ErrorDetail) -> None:
         super().__init__(detail.message, code=detail.code, retryable=detail.retryable)
@@ -107,21 +109,27 @@ class GenerationFailed(ClientError):
 
 
 class ProtocolError(ClientError):
+    """The server sent something that is not a stream of this API, or a frame that does not follow the one before."""
+
     def __init__(self, message: str, *, code: str = "protocol_error") -> None:
         super().__init__(message, code=code)
 
 
 class TextMismatch(ProtocolError):
+    """The text of a choice does not have the SHA-256 that the server sent."""
+
     def __init__(self, index: int) -> None:
         super().__init__(
-            f"The text of choice {index} is not the one that the server made: its SHA-256 differs.",
+            f"The text of choice {index} is not the server's text: its SHA-256 differs.",
             code="text_mismatch",
         )
 
 
 class StreamClosed(ClientError):
+    """The stream was read after this client closed it."""
+
     def __init__(self) -> None:
-        super().__init__("The stream was closed here before its end.", code="stream_closed")
+        super().__init__("This client closed the stream before its end.", code="stream_closed")
 
 
 class _Said(msgspec.Struct):
@@ -146,14 +154,14 @@ _BY_STATUS: dict[int, type[Refused]] = {
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refused:
-    """The error that a response stands for, be it of this server or of something in between. `headers` ignore case."""
-    # What Serve's HAProxy says in plain text when it has no server; this server's own 500 is JSON, and final.
-    away = status == 500
+    """The error of a response, which may come from this server or from a proxy. `headers` ignore case."""
     try:
-        said = msgspec.json.decode(body, type=_Body).error
-        away = False
+        said, away = msgspec.json.decode(body, type=_Body).error, False
     except msgspec.DecodeError:
-        said = _Said(f"The server answered {status}{_excerpt(body)}.")
+        shown = " ".join(body.decode(errors="replace").split())[:_SHOWN_CHARACTERS]
+        said = _Said(f"The server answered {status}{': ' if shown else ''}{shown}.")
+        # Serve's HAProxy answers 500 in plain text when it has no server. A 500 of this server is JSON, and final.
+        away = status == 500
     kind = _BY_STATUS.get(status) or (Unavailable if status >= 500 else InvalidRequest)
     error = kind(
         said.message,
@@ -165,8 +173,3 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refused:
     seconds = headers.get("retry-after", "").strip()
     error.retry_after_s = int(seconds) if _SECONDS.fullmatch(seconds) else None
     return error
-
-
-def _excerpt(body: bytes) -> str:
-    text = " ".join(body.decode(errors="replace").split())
-    return f": {text[:_SHOWN_CHARACTERS]}" if text else ""

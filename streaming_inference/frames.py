@@ -1,7 +1,7 @@
 """The frames of a stream: one closed union, the same for every protocol.
 
-A cursor is the number of tokens behind a frame; with several choices, their counts joined by dots. Each wire format is an
-encoder of these at the edge.
+A cursor is the number of tokens up to the end of a frame; with several choices, their counts joined by dots. Each wire
+format is an encoder of these at the edge.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ FinishReason = Literal["stop", "length", "content_filter", "cancelled"]
 
 
 class TopLogprob(msgspec.Struct, frozen=True):
+    """A likely token at one position, with its log probability."""
+
     token: str
     logprob: float
     bytes: list[int] | None
@@ -29,6 +31,8 @@ class Logprob(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
+    """The tokens of a request. `cached_tokens` of the prompt needed no prefill."""
+
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
@@ -45,12 +49,16 @@ class Timings(msgspec.Struct, frozen=True):
 
 
 class ChoiceEnd(msgspec.Struct, frozen=True):
+    """How one choice ended. `stop_reason` is the stop string or the stop token that ended it."""
+
     index: int
     finish_reason: FinishReason
     stop_reason: str | int | None
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
+    """What went wrong, as the error frame and the HTTP errors say it."""
+
     code: str
     message: str
     type: str
@@ -58,6 +66,8 @@ class ErrorDetail(msgspec.Struct, frozen=True):
 
 
 class Start(msgspec.Struct, frozen=True, tag_field="type", tag="start"):
+    """The first frame: the stream's name, and what it was started with. `created` is Unix seconds."""
+
     cursor: str
     stream: str
     model: str
@@ -69,7 +79,7 @@ class Start(msgspec.Struct, frozen=True, tag_field="type", tag="start"):
 class Delta(msgspec.Struct, frozen=True, tag_field="type", tag="delta", omit_defaults=True):
     """Text that choice `index` gained with its last `tokens` tokens. The text may be empty; the tokens never are.
 
-    `steered`: the tokens are not the model's but were put in. Text that was held back before may stand in front.
+    `steered`: the tokens are not the model's; a client added them. Text that was held back may precede theirs.
     """
 
     cursor: str
@@ -82,6 +92,8 @@ class Delta(msgspec.Struct, frozen=True, tag_field="type", tag="delta", omit_def
 
 
 class End(msgspec.Struct, frozen=True, tag_field="type", tag="end"):
+    """The last frame of a stream that did not fail. `text_sha256` has the hash of the text of each choice."""
+
     cursor: str
     choices: list[ChoiceEnd]
     usage: Usage
@@ -90,6 +102,8 @@ class End(msgspec.Struct, frozen=True, tag_field="type", tag="end"):
 
 
 class Error(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
+    """The last frame of a stream that failed."""
+
     cursor: str
     error: ErrorDetail
 

@@ -1,4 +1,4 @@
-"""The requests of a client: one attempt each, with every way to fail turned into an error of the client library."""
+"""The requests of a client: one attempt each. Every failure becomes an error of the client library."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _decode_frame = msgspec.json.Decoder(Frame).decode
 
 
 class Http:
-    """One server. A connection that says nothing for `silence_timeout_s` counts as broken: the server has a heartbeat."""
+    """One server. A connection that brings no byte for `silence_timeout_s` counts as broken: the server has a heartbeat."""
 
     def __init__(
         self,
@@ -34,9 +34,13 @@ class Http:
     ) -> None:
         parsed = httpx.URL(url)
         if parsed.scheme not in ("http", "https") or not parsed.host:
-            raise ValueError(f"{url!r} is not the address of an HTTP server")
+            raise ValueError(
+                f"{url!r} is not the address of an HTTP server; an address begins with http:// or https://"
+            )
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
-            raise ValueError("the API key has characters that a header can't have")
+            raise ValueError(
+                "the API key has characters that a header can't have; it may have printable ASCII characters"
+            )
         self._url = url.rstrip("/")
         headers = {"accept-encoding": "identity"}  # a compressed event could wait for the next one
         if api_key:
@@ -89,7 +93,7 @@ class Http:
 
 
 class EventConnection:
-    """The frames that one response brings. `stream_id` is what its head says, if it does."""
+    """The frames of one response. `stream_id` is its header X-Stream-Id, if it has one."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.stream_id: str | None = response.headers.get("x-stream-id")
@@ -100,7 +104,7 @@ class EventConnection:
     async def receive(self) -> list[Frame]:
         """The frames that the next bytes complete, perhaps none. Raises `NotReachable` when no more bytes come.
 
-        A body that ends is no end of the stream: only a frame can say that.
+        The end of the body is not the end of the stream: that is a frame.
         """
         try:
             chunk = await anext(self._chunks)
@@ -110,9 +114,9 @@ class EventConnection:
         except httpx.HTTPError as error:
             raise not_reachable(error) from error
         except EventTooLarge as error:
-            raise ProtocolError(f"The server sent something too large: {error}.") from error
+            raise ProtocolError(f"The server sent too large an event: {error}.") from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ProtocolError(f"The server sent something that is no frame: {error}.") from error
+            raise ProtocolError(f"The server sent an event that is no frame: {error}.") from error
 
     async def aclose(self) -> None:
         with suppress(httpx.HTTPError):
@@ -120,20 +124,20 @@ class EventConnection:
 
 
 def not_reachable(error: httpx.HTTPError) -> ClientError:
-    """What became of a request that got no answer, or of a connection that broke."""
+    """The error of a request without an answer, or of a connection that broke."""
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return NotReachable(f"No server answers at {error.request.url.copy_with(path='/', query=None)}.")
     if isinstance(error, httpx.PoolTimeout):
-        return NotReachable(f"All {MAX_CONNECTIONS} connections of this client are in use.")
+        return NotReachable(f"This client already has {MAX_CONNECTIONS} open connections, the maximum.")
     if isinstance(error, httpx.TimeoutException):
-        return NotReachable("The server has been silent for too long.")
+        return NotReachable("The server sent nothing for longer than the timeout.")
     if isinstance(error, httpx.TransportError):
         return NotReachable("The connection to the server broke.")
     return ProtocolError(f"The answer can't be read: {type(error).__name__}.")
 
 
 async def _read(response: httpx.Response, max_bytes: int, *, cut: bool = False) -> bytes:
-    """The body; its beginning if it is too large and may be `cut`."""
+    """The body. With `cut`, at most its first `max_bytes` bytes."""
     body = bytearray()
     try:
         async for chunk in response.aiter_bytes():
@@ -141,8 +145,8 @@ async def _read(response: httpx.Response, max_bytes: int, *, cut: bool = False) 
             if len(body) > max_bytes:
                 if cut:
                     break
-                raise ProtocolError(f"The answer is larger than {max_bytes} bytes.")
+                raise ProtocolError(f"The answer is larger than {max_bytes} bytes, the maximum.")
     except httpx.HTTPError as error:
-        if not cut:  # else the status is known, and says enough
+        if not cut:  # with `cut` the status is known, and says enough
             raise not_reachable(error) from error
     return bytes(body[:max_bytes])

@@ -1,12 +1,12 @@
-"""A jitter buffer: text that arrives in fits and starts is played out evenly, as late as it must be and no later.
+"""A jitter buffer: text that arrives unevenly is played out evenly, with the least delay that this needs.
 
 `Playout` decides and has no clock of its own; `play` drives it. What holds:
 
-- The first text is played at once. The delay is built up after that, by playing a little slower than text arrives, and taken
-  back by playing a little faster.
-- The delay is the least one with which nearly all arrivals of late would have come in time: the lateness that `1 - LATE_SHARE` of
-  them kept to. It is remembered for some seconds, as what delays packets comes back.
-- Order is kept, nothing is lost, and at the end what is left is played within `TAIL_S`.
+- The first text is played at once. Then playing a little slower than text arrives builds the delay up, and playing a little
+  faster takes it back.
+- The delay is the least one with which nearly all recent arrivals would have come in time: `1 - LATE_SHARE` of them were not
+  later. It decays over some seconds, because the causes of delay recur.
+- Order is kept, nothing is lost, and after the last arrival the rest is played within `TAIL_S`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ LATE_SHARE = 0.02
 MAX_DELAY_S = 1.0
 HALF_LIFE_S = 10.0
 SLOWEST = 1.5
-"""A gap is at most this much longer than the rate asks for, while the delay grows ..."""
+"""The ITL is at most this multiple of what the rate asks for, while the delay grows ..."""
 FASTEST = 0.75
-"""... and at least this much of it, while the delay shrinks."""
+"""... and at least this multiple, while the delay shrinks."""
 TAIL_S = 0.25
 MAX_WAITING_PIECES = 4096
-# Words, each with the space before it. Scripts without spaces may be cut between any two characters of theirs.
+# Words, each with the space before it. In scripts without spaces each character is a word.
 _WORD = re.compile(
     r"\s*(?:[\u3041-\u30ff\u3400-\u9fff\uac00-\ud7a3]|[^\s\u3041-\u30ff\u3400-\u9fff\uac00-\ud7a3]+)"
 )
 
 
 class Piece(NamedTuple):
-    """Text that so many tokens made."""
+    """Text, and how many tokens it has."""
 
     text: str
     tokens: int
@@ -49,7 +49,7 @@ class Playout:
 
     def __init__(self) -> None:
         self.delay_s = 0.0
-        """How late text is to be, against the earliest that it could be at its rate."""
+        """How late text is played, against the earliest time that its rate allows."""
         self._waiting: deque[tuple[str, int, float]] = deque()  # text, its tokens, the tokens up to its end
         self._arrivals: deque[tuple[float, float]] = deque(maxlen=WINDOW_ARRIVALS)  # tokens up to there, time
         self._arrived_tokens = 0
@@ -60,11 +60,11 @@ class Playout:
         self._ending_period_s: float | None = None
 
     def __len__(self) -> int:
-        """Pieces that wait."""
+        """How many pieces wait."""
         return len(self._waiting)
 
     def arrive(self, piece: Piece, now_s: float) -> None:
-        """Takes the next piece. Several tokens in one are played one after the other, if their text has words."""
+        """Takes the next piece. One with several tokens is played in as many parts, if its text has words."""
         first, count = self._arrived_tokens, max(1, piece.tokens)
         self._arrived_tokens += count
         if count > 1:
@@ -81,7 +81,7 @@ class Playout:
         self._measure(now_s)
 
     def finish(self) -> None:
-        """Nothing more will arrive: what waits is played within `TAIL_S`."""
+        """Nothing more will arrive: the waiting pieces are played within `TAIL_S`."""
         if self._ending_period_s is None:
             tokens = sum(tokens for _, tokens, _ in self._waiting) or 1
             self._ending_period_s = min(self._period_s, TAIL_S / tokens)
@@ -95,9 +95,9 @@ class Playout:
             return 0.0
         if self._ending_period_s is not None:
             return self._played_s + tokens * self._ending_period_s
-        gap_s = tokens * self._period_s
+        itl_s = tokens * self._period_s
         ideal_s = self._earliest_s + self.delay_s + up_to * self._period_s
-        return min(max(ideal_s, self._played_s + FASTEST * gap_s), self._played_s + SLOWEST * gap_s)
+        return min(max(ideal_s, self._played_s + FASTEST * itl_s), self._played_s + SLOWEST * itl_s)
 
     def take(self, now_s: float) -> str:
         """The text of the next piece, played now."""
@@ -106,14 +106,13 @@ class Playout:
         return text
 
     def _measure(self, now_s: float) -> None:
-        """The rate of late, how early text could be at that rate, and how late it was."""
+        """Measures the recent rate, the earliest time that it allows, and how late the arrivals were."""
         arrivals = list(self._arrivals)
         if len(arrivals) < 4:
             return
-        half = (
-            len(arrivals) // 4 * 2
-        )  # even, so that of pieces with several tokens like is compared with like
-        # Over pairs half a window apart, the middle half of them: the few that are late don't count, and bursts even out.
+        # Even: pieces with several tokens have two entries each, and like entries must be compared.
+        half = len(arrivals) // 4 * 2
+        # The middle half of the slopes over half a window: a few late arrivals do not count, and bursts even out.
         slopes_s = sorted(
             (late_s - early_s) / (up_to - before)
             for (before, early_s), (up_to, late_s) in zip(arrivals, arrivals[half:], strict=False)
@@ -129,7 +128,7 @@ class Playout:
 
 
 def _parts(text: str, tokens: int) -> list[str]:
-    """`text` in as many parts as it has tokens, or words if these are fewer; put together they are `text`."""
+    """`text` in as many parts as it has tokens, or words if these are fewer; joined they are `text`."""
     ends = [match.end() for match in _WORD.finditer(text)] if tokens > 1 else []
     count = min(tokens, len(ends))
     if count < 2:
@@ -139,7 +138,7 @@ def _parts(text: str, tokens: int) -> list[str]:
 
 
 async def play(pieces: AsyncIterator[Piece], clock: Clock) -> AsyncGenerator[str, None]:
-    """The text of `pieces`, played out evenly. An error of `pieces` is raised when what came before it is played.
+    """The text of `pieces`, played out evenly. An error of `pieces` is raised after the text before it is played.
 
     `pieces` is read ahead by a task, up to `MAX_WAITING_PIECES`; closing this generator ends that task.
     """
@@ -176,7 +175,7 @@ async def play(pieces: AsyncIterator[Piece], clock: Clock) -> AsyncGenerator[str
 
 
 async def _sleep(clock: Clock, duration_s: float, filling: asyncio.Future[None]) -> None:
-    """Sleeps, but not beyond the moment in which `filling` ends."""
+    """Sleeps until the time is over or `filling` ends."""
     if filling.done():
         await clock.sleep(duration_s)
         return

@@ -1,4 +1,4 @@
-"""What a client asks for: the fields of `POST /v1/streams`, with their types and without their rules, which the server has."""
+"""The fields of `POST /v1/streams` and their types. The server checks their values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict
 
 
 class RequestFields(TypedDict, total=False):
-    """One of `prompt`, `messages` and `prompt_token_ids`, and how to answer it. docs/api.md says what each field means."""
+    """One of `prompt`, `messages` and `prompt_token_ids`, and the options of the answer. docs/api.md describes each field."""
 
     model: str
     prompt: str
@@ -37,5 +37,5 @@ class RequestFields(TypedDict, total=False):
 
 
 def encode_request(fields: RequestFields, **more: object) -> bytes:
-    """The body of the request. Raises `ValueError` for numbers that JSON does not have, `TypeError` for what is no JSON."""
+    """The body of the request. Raises `ValueError` for numbers that JSON does not have, `TypeError` for other such values."""
     return json.dumps({**fields, **more}, allow_nan=False).encode()

@@ -12,11 +12,11 @@ from streaming_inference.errors import ClientError
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Up to `retries` repetitions in a row; whatever brings a stream forward starts the count anew.
+    """Up to `retries` repetitions in a row. Each frame that arrives resets the count.
 
-    The delay begins with `first_delay_s`, doubles up to `max_delay_s`, and is cut by up to a half at random, so that the clients
-    of a server that comes back do not come all at once. `Retry-After` is obeyed up to `max_retry_after_s`; a call that would have
-    to wait longer fails instead.
+    The delay begins with `first_delay_s` and doubles up to `max_delay_s`. A random part of up to one half is taken off, so that
+    the clients of a server that restarts come back one by one. `Retry-After` is obeyed up to `max_retry_after_s`; a call that
+    would have to wait longer fails instead.
     """
 
     retries: int = 8
@@ -25,7 +25,7 @@ class RetryPolicy:
     max_retry_after_s: float = 60.0
 
     def delay_s(self, failures: int, retry_after_s: float | None, chance: float) -> float:
-        """Seconds to wait after so many failures in a row. `chance` is a random number from 0 to 1."""
+        """Seconds to wait after `failures` failures in a row. `chance` is a random number from 0 to 1."""
         longest_s = min(self.max_delay_s, self.first_delay_s * 2.0 ** min(failures - 1, 64))
         return max(longest_s * (1 - chance / 2), retry_after_s or 0.0)
 
@@ -42,11 +42,11 @@ class Retries:
         self._failures = 0
 
     def succeeded(self) -> None:
-        """The call has brought something: the count begins anew."""
+        """A frame or an answer has come: the count is 0 again."""
         self._failures = 0
 
     async def wait(self, error: ClientError) -> None:
-        """Returns when it is time to try again; raises `error` when that makes no sense, or was done often enough."""
+        """Returns when it is time to repeat the call. Raises `error` if it is not retryable or the retries are used up."""
         self._failures += 1
         retry_after_s = error.retry_after_s or 0
         if (

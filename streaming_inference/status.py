@@ -1,4 +1,4 @@
-"""What a client may ask about a stream without reading it."""
+"""The status of a stream, which a client can ask for without reading the stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stream as a client reads it: over as many connections as it takes, each frame once."""
+"""A stream as a client reads it: each frame once, over any number of connections."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from streaming_inference.transcript import Result, Transcript
 
 OnExit = Literal["cancel", "leave"]
 LEAVE_TIMEOUT_S = 5.0
-"""How long leaving may take. A server that does not answer finds out by itself that nobody reads."""
+"""How long the cancelling of a stream may take. A server that does not answer notices later that the stream has no reader."""
 T = TypeVar("T")
 
 
 def stream_path(stream: str) -> str:
-    """Where the stream of this name is."""
+    """The path of the stream of this name."""
     return f"/v1/streams/{quote(stream, safe='')}"
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What a stream is asked for with: a request (`body`, JSON), or the name of a stream and a cursor of it."""
+    """How a stream is opened: with a request (`body`, JSON), or with the name of a stream and a cursor of it."""
 
     body: bytes | None = None
     idempotency_key: str = ""
@@ -42,18 +42,18 @@ class Opening:
 
 
 class GenerationStream:
-    """One stream. Made by `Client.generate` and `Client.resume`, which send nothing yet.
+    """One stream. `Client.generate` and `Client.resume` return it; they send nothing.
 
         async with client.generate(prompt="Once upon a time") as stream:
             async for text in stream.text():
                 print(text, end="")
 
-    `async with` opens it: inside, `id` is known. Whatever leaves the block before the end of the stream (an exception, a
-    cancelled task, `break`) cancels the stream on the server, so that it costs nobody anything; `on_exit="leave"` lets it go on.
-    Without `async with` the same holds for the iterator: it opens the stream, and cancels it when it is closed.
+    `async with` opens it: inside, `id` is known. A block that is left before the end of the stream (by an exception, a
+    cancelled task or `break`) cancels the stream on the server; `on_exit="leave"` lets it go on. Without `async with` the
+    same holds for the iterator: it opens the stream, and cancels it when it is closed.
 
-    A connection that breaks is made again and goes on behind the last frame. All ways to read share one position, and one may
-    read at a time. Every one of them raises the errors of `streaming_inference.errors`.
+    A connection that breaks is replaced, and reading goes on after the last frame. All ways to read share one position, and
+    one may read at a time. Each raises the errors of `streaming_inference.errors`.
     """
 
     def __init__(
@@ -68,7 +68,9 @@ class GenerationStream:
         background: Background,
     ) -> None:
         self.id: str | None = opening.stream
+        """The name of the stream, once it is known."""
         self.connections = 0
+        """How many connections have carried it so far."""
         self._http = http
         self._opening = opening
         self._retries = retries
@@ -83,11 +85,11 @@ class GenerationStream:
         self._closed = False
         self._reading = False
 
-    # What is known so far.
+    # State.
 
     @property
     def start(self) -> Start | None:
-        """The first frame, once it has come; a stream that is resumed behind a cursor never sees it."""
+        """The first frame, once it has come. A stream that is resumed after a cursor does not have it."""
         return self._transcript.start
 
     @property
@@ -97,7 +99,7 @@ class GenerationStream:
 
     @property
     def cursor(self) -> str | None:
-        """Behind the last frame that was taken: `Client.resume(stream.id, stream.cursor)` goes on from there."""
+        """The cursor of the last frame that was read: `Client.resume(stream.id, stream.cursor)` goes on after it."""
         return self._transcript.cursor
 
     # Reading.
@@ -105,7 +107,7 @@ class GenerationStream:
     async def open(self) -> None:
         """Returns when the server has accepted the stream. Idempotent; `async with` does it.
 
-        Cancelled meanwhile, it leaves nothing on the server, or a stream that ends by itself because nobody reads it.
+        A cancelled call leaves nothing on the server, or a stream that ends by itself because it has no reader.
         """
         self._check_open()
         if not self._opened:
@@ -113,28 +115,37 @@ class GenerationStream:
             self._opened = True
 
     async def next(self) -> Frame | None:
-        """The next frame; None behind the last one. A call that is cancelled takes nothing.
+        """The next frame; None after the last one. A call that is cancelled takes nothing.
 
-        The frame `end` is given only when everything is proved: no gap, no repetition, and the right hash.
+        The frame `end` is returned only if no frame is missing or repeated, and the text has the server's hash.
         """
         if self._transcript.ended:
             return None
         self._check_open()
         if self._reading:
-            raise RuntimeError("the stream is being read already")
+            raise RuntimeError("the stream is being read by another task; one task may read at a time")
         self._reading = True
         try:
             if not self._frames:
                 await self._persist(self._received)
-            return self._take(self._frames.popleft())
-        except ProtocolError:
+            frame = self._frames.popleft()
+            if isinstance(frame, Start):
+                self.id = self.id or frame.stream
+                if self.id != frame.stream:
+                    raise ProtocolError(
+                        f"The server sent the stream {frame.stream[:80]!r} instead of {self.id}."
+                    )
+            self._transcript.take(frame)
+            return frame
+        except ProtocolError as error:
             await self._disconnect()
+            self._located(error)
             raise
         finally:
             self._reading = False
 
     async def __aiter__(self) -> AsyncGenerator[Frame, None]:
-        """The frames from here to the terminal one. An `error` frame is given, and then raised as `GenerationFailed`."""
+        """The frames from here to the terminal one. An `error` frame is yielded, then raised as `GenerationFailed`."""
         owns = not self._opened
         try:
             while (frame := await self.next()) is not None:
@@ -146,9 +157,9 @@ class GenerationStream:
                 await self.aclose()
 
     async def text(self, index: int = 0, *, smooth: bool = False) -> AsyncGenerator[str, None]:
-        """The text of one choice from here on, as it comes; never empty strings.
+        """The text of one choice from here on, as it comes; never an empty string.
 
-        `smooth` plays it out evenly, a little later, when the way from the server is jittery; see `streaming_inference.jitter`.
+        `smooth` plays it out evenly, a little later, if the network delivers it unevenly; see `streaming_inference.jitter`.
         """
         async with aclosing(self._pieces(index)) as pieces:
             if smooth:
@@ -161,7 +172,7 @@ class GenerationStream:
                         yield piece.text
 
     async def result(self) -> Result:
-        """Reads on to the end and returns the whole. Raises `GenerationFailed` when it ended with an error."""
+        """Reads to the end and returns the whole. Raises `GenerationFailed` if the stream ends with an error."""
         async with aclosing(self.__aiter__()) as frames:
             async for _ in frames:
                 pass
@@ -171,16 +182,16 @@ class GenerationStream:
     # Leaving.
 
     async def cancel(self) -> None:
-        """Ends the stream on the server, now. What comes then is what was on its way, and the frame `end`."""
+        """Ends the stream on the server. The frames that the server has already sent, and the frame `end`, can still be read."""
         await self.open()
         if self.id is not None and not self._transcript.ended:
             await self._cancel(self.id)
 
     async def aclose(self) -> None:
-        """Reads no more; cancels the stream unless it has ended or was to be left. Idempotent.
+        """Stops reading; cancels the stream unless it has ended or `on_exit` is "leave". Idempotent.
 
-        Raises nothing: a server that can't be told finds out by itself that nobody reads the stream. Goes on in the background
-        when it is cancelled.
+        Raises nothing: a server that can't be reached notices later that the stream has no reader. When the caller is
+        cancelled, this goes on in the background.
         """
         if self._closed:
             return
@@ -203,7 +214,7 @@ class GenerationStream:
     # Inside.
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Tries until it succeeds or makes no sense any more. No connection that has failed is used again."""
+        """Repeats `attempt` until it succeeds or its retries are used up. A connection that has failed is not used again."""
         while True:
             try:
                 return await attempt()
@@ -217,42 +228,26 @@ class GenerationStream:
 
     async def _connected(self) -> EventConnection:
         if self._connection is None:
-            self._connection = await self._connect()
+            if self.id is None:
+                # With the key, a request whose answer was lost does not start a second stream.
+                key = self._opening.idempotency_key
+                made = await self._http.events("POST", "/v1/streams", self._opening.body, Idempotency_Key=key)
+            else:
+                cursor = self._transcript.cursor
+                query = "" if cursor is None else f"?after={cursor}"
+                made = await self._http.events("GET", f"{stream_path(self.id)}/events{query}")
+            self._connection = made
             self.connections += 1
-            self.id = self.id or self._connection.stream_id
+            self.id = self.id or made.stream_id
         return self._connection
 
-    async def _connect(self) -> EventConnection:
-        opening = self._opening
-        if self.id is None:
-            # The key makes sure that a request whose answer was lost does not start a second stream.
-            key = opening.idempotency_key
-            return await self._http.events("POST", "/v1/streams", opening.body, Idempotency_Key=key)
-        cursor = self._transcript.cursor
-        query = "" if cursor is None else f"?after={cursor}"
-        return await self._http.events("GET", f"{stream_path(self.id)}/events{query}")
-
     async def _received(self) -> None:
-        """Waits for frames. They are news, as each connection begins behind the last one that was taken."""
+        """Waits for frames. All are new, because each connection begins after the last frame that was read."""
         while not self._frames:
             connection = await self._connected()
             self._opened = True
             self._frames.extend(await connection.receive())
         self._retries.succeeded()
-
-    def _take(self, frame: Frame) -> Frame:
-        try:
-            if isinstance(frame, Start):
-                self._take_name(frame.stream)
-            self._transcript.take(frame)
-        except ProtocolError as error:
-            raise self._located(error) from None
-        return frame
-
-    def _take_name(self, name: str) -> None:
-        self.id = self.id or name
-        if self.id != name:
-            raise ProtocolError(f"The stream {name[:80]!r} came instead of {self.id}.")
 
     async def _pieces(self, index: int) -> AsyncGenerator[Piece, None]:
         async with aclosing(self.__aiter__()) as frames:
@@ -268,7 +263,7 @@ class GenerationStream:
                     await self._http.call("DELETE", stream_path(self.id))
 
     async def _disconnect(self) -> None:
-        """Lets go of the connection, and of what it brought that was not taken: the next one brings it again."""
+        """Closes the connection and drops its frames that were not read: the next connection brings them again."""
         connection, self._connection = self._connection, None
         self._frames.clear()
         if connection is not None:

@@ -1,4 +1,4 @@
-"""What a client has of a stream, and the proof that it has all of it: no gap, no repeat, the text that the server made."""
+"""The frames that a client has read, and the proof that they are complete: none missing, none repeated, the server's text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_CURSOR_LENGTH = 256
 
 @dataclass(frozen=True)
 class ChoiceResult:
-    """One answer. `text` and the tokens begin where reading began."""
+    """One choice. `text` and the tokens begin where reading began."""
 
     index: int
     text: str
@@ -26,9 +26,9 @@ class ChoiceResult:
 
 @dataclass(frozen=True)
 class Result:
-    """A stream that has ended. `start` is None when it was read from a cursor on.
+    """A stream that has ended. `start` is None if it was read from a cursor on.
 
-    `verified`: the texts are whole, and are what the server made, by their hashes.
+    `verified`: the texts are complete, and have the hashes that the server sent.
     """
 
     stream: str
@@ -51,10 +51,10 @@ class Result:
 
 
 class Transcript:
-    """Takes the frames of one stream, over however many connections they come.
+    """Takes the frames of one stream, over any number of connections.
 
-    `cursor` is where the next frame must go on: None before the start frame. `after`: what lies behind this cursor is known
-    elsewhere, and can't be checked here; raises `ValueError` when it is no cursor.
+    `cursor` is where the next frame must go on: None before the start frame. With `after` reading begins after that cursor,
+    and the text up to it is not checked; raises `ValueError` if it is not a cursor.
     """
 
     def __init__(self, after: str | None = None) -> None:
@@ -71,19 +71,25 @@ class Transcript:
 
     @property
     def ended(self) -> bool:
-        """The terminal frame is there."""
+        """Whether the terminal frame has come."""
         return self.end is not None or self.error is not None
 
     def take(self, frame: Frame) -> None:
-        """Takes the next frame. Raises `ProtocolError` when it can't be that, and `TextMismatch` at the end."""
+        """Takes the next frame. Raises `ProtocolError` if it can't follow, and `TextMismatch` at the end."""
         if self.ended:
             raise ProtocolError("A frame came after the end of the stream.")
         if isinstance(frame, Error):
             self.error = frame
         elif isinstance(frame, Start):
-            self._take_start(frame)
+            if self._counts is not None:
+                raise ProtocolError("A second start frame came.")
+            self.start = frame
+            self._counts = _counts(frame.cursor)
         elif self._counts is None:
-            raise ProtocolError(f"The stream began with a frame of the type {_type_of(frame)}.")
+            kind = type(frame).__name__.lower()
+            raise ProtocolError(
+                f"The stream began with a frame of type {kind}; the first frame is start or error."
+            )
         elif isinstance(frame, Delta):
             self._take_delta(frame, self._counts)
         else:
@@ -95,11 +101,11 @@ class Transcript:
         return "" if choice is None else choice.text
 
     def result(self, stream_id: str) -> Result:
-        """The whole. Raises `GenerationFailed` when the stream ended with an error."""
+        """The whole. Raises `GenerationFailed` if the stream ended with an error."""
         if self.error is not None:
             raise GenerationFailed(self.error.error)
         if self.end is None:
-            raise ValueError("a stream has a result when its end is there")
+            raise ValueError("the stream has not ended; a result needs its end frame")
         end = self.end
         choices = []
         for ended in end.choices:
@@ -116,64 +122,53 @@ class Transcript:
             )
         return Result(stream_id, self.start, choices, end.usage, end.timings, end.cursor, self._whole)
 
-    def _take_start(self, frame: Start) -> None:
-        if self._counts is not None:
-            raise ProtocolError("The start of the stream came twice.")
-        self.start = frame
-        self._counts = _counts(frame.cursor)
-
     def _take_delta(self, frame: Delta, counts: list[int]) -> None:
-        behind = _counts(frame.cursor)
-        if not 0 <= frame.index < len(behind):
+        after = _counts(frame.cursor)
+        if not 0 <= frame.index < len(after):
             raise ProtocolError(f"The cursor {frame.cursor} has no choice {frame.index}.")
-        before = [count - frame.tokens * (index == frame.index) for index, count in enumerate(behind)]
-        if before != _widened(counts, len(behind)):
+        before = [count - frame.tokens * (index == frame.index) for index, count in enumerate(after)]
+        if before != _widened(counts, len(after)):
             raise ProtocolError(
-                f"The stream has a gap or a repetition: behind {self.cursor} came {frame.tokens} tokens of choice "
-                f"{frame.index} up to {frame.cursor}."
+                f"Tokens are missing or repeated: after {self.cursor} came {frame.tokens} tokens of choice {frame.index} "
+                f"up to {frame.cursor}."
             )
-        self._counts = behind
+        self._counts = after
         self._choices.setdefault(frame.index, ChoiceFold()).add(frame)
 
     def _take_end(self, frame: End, counts: list[int]) -> None:
-        behind = _counts(frame.cursor)
-        known = _widened(counts, len(behind))
+        last = _counts(frame.cursor)
+        known = _widened(counts, len(last))
         indices = [choice.index for choice in frame.choices]
-        if len(known) != len(behind) or indices != list(range(len(frame.text_sha256))) or not indices:
-            raise ProtocolError("The end of the stream does not fit to what came before it.")
-        # The last tokens may have had no text of their own: the end counts them, and no text can hide in them.
-        if any(count > last for count, last in zip(known, behind, strict=True)):
+        if len(known) != len(last) or indices != list(range(len(frame.text_sha256))) or not indices:
+            raise ProtocolError("The end frame does not have the choices of the frames before it.")
+        # The last tokens may have no text: only the end frame counts them.
+        if any(count > final for count, final in zip(known, last, strict=True)):
             raise ProtocolError(f"The stream ends at {frame.cursor}, before {self.cursor}.")
         if self._whole:
             for index, expected in enumerate(frame.text_sha256):
-                if _sha256(self.text(index)) != expected:
+                text = self.text(index).encode("utf-8", "surrogatepass")
+                if hashlib.sha256(text).hexdigest() != expected:
                     raise TextMismatch(index)
-        self._counts = behind
+        self._counts = last
         self.end = frame
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _counts(cursor: str) -> list[int]:
     try:
         return _parse(cursor)
     except ValueError as error:
-        raise ProtocolError(f"The server sent something strange: {error}.") from None
+        raise ProtocolError(f"The server sent a wrong cursor: {error}.") from None
 
 
 def _parse(cursor: str) -> list[int]:
     parts = cursor[:MAX_CURSOR_LENGTH].split(".")
     if len(cursor) > MAX_CURSOR_LENGTH or not all(part.isascii() and part.isdigit() for part in parts):
-        raise ValueError(f"{cursor[:MAX_CURSOR_LENGTH]!r} is not a cursor")
+        raise ValueError(
+            f"{cursor[:MAX_CURSOR_LENGTH]!r} is not a cursor; a cursor is a number, or several joined by dots"
+        )
     return [int(part) for part in parts]
 
 
 def _widened(counts: list[int], choices: int) -> list[int]:
-    """The beginning of a stream is "0", however many choices it has."""
+    """The cursor of the start is "0" for any number of choices."""
     return [0] * choices if counts == [0] else counts
-
-
-def _type_of(frame: Frame) -> str:
-    return type(frame).__name__.lower()

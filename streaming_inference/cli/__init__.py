@@ -1,4 +1,4 @@
-"""The command line `streaming-inference`. Each command lives in a module of its own, which is loaded when it is asked for."""
+"""The command line `streaming-inference`. Each command has a module, which is loaded on first use."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 class LazyGroup(click.Group):
-    """Commands that are imported by their names, so that none waits for what only another needs."""
+    """Commands that are imported by name, so that no command loads what only another needs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """None for a command of the server where another package `app` hides the server's: the others work there."""
+        """None for a command of the server if another package `app` hides the server's. The other commands work there."""
         if cmd_name not in _COMMANDS:
             return None
         try:
@@ -42,5 +42,5 @@ class LazyGroup(click.Group):
 def main() -> None:
     """Streaming inference: talk to a server, make keys for one, measure one.
 
-    Exit codes: 0 done, 1 the server refused or the generation failed, 2 wrong usage, 3 no server answers, 130 interrupted.
+    Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no server answers, 130 interrupted.
     """

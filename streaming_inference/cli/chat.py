@@ -1,4 +1,4 @@
-"""`streaming-inference chat`: questions from a terminal or a pipe, answers as they are written, all of it remembered."""
+"""`streaming-inference chat`: a conversation in a terminal or over a pipe."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from streaming_inference.cli.server import (
 )
 
 _PROMPT = "> "
-_HELP = "Ctrl-C cancels an answer. /new begins anew, /exit or Ctrl-D ends."
+_HELP = "Ctrl-C cancels an answer. /new begins a new conversation, /exit or Ctrl-D ends."
 
 
 @click.command()
-@click.option("--system", help="What the model is told before everything else.")
+@click.option("--system", help="System message.")
 @request_options
 @server_options
 def chat(system: str | None, url: str, api_key: str | None, retries: int, **options: Any) -> None:
@@ -60,9 +60,9 @@ class Conversation:
                 import readline  # noqa: F401  # line editing and history, for `input`
 
     def hold(self) -> int:
-        """Asks and answers until there are no more questions; returns the exit code.
+        """Reads questions and shows answers until the input ends; returns the exit code.
 
-        An error ends a conversation that comes from a pipe, and is only shown in one with a person.
+        An error ends a conversation over a pipe. On a terminal it is shown, and the conversation goes on.
         """
         if self._interactive:
             click.echo(_HELP, err=True)
@@ -78,7 +78,7 @@ class Conversation:
         return 0
 
     def _ask(self) -> str | None:
-        """The next line; None when there is none. Ctrl-C throws away what was typed."""
+        """The next line; None at the end of the input. Ctrl-C drops the line that is being typed."""
         while True:
             try:
                 return (input(_PROMPT) if self._interactive else input()).strip()
@@ -92,7 +92,7 @@ class Conversation:
                 click.echo()
 
     def _answer(self, question: str) -> int:
-        """Shows the answer and remembers it; returns the exit code. Of one that was cancelled, what was seen is remembered."""
+        """Shows the answer and adds it to the messages, also a part of one; returns the exit code."""
         messages = [*self._messages, {"role": "user", "content": question}]
         texts: list[str] = []
         try:

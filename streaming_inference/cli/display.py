@@ -1,7 +1,7 @@
-"""An answer on a terminal or in a pipe: its text on stdout, how fast it comes on stderr.
+"""An answer on a terminal or in a pipe: its text on stdout, its pace on stderr.
 
-On a terminal the pace is a line of its own, which stays at the bottom while the text scrolls above it. Nothing is written on
-stderr when that is no terminal.
+On a terminal the pace has the lowest row, and the text scrolls above it. If stderr is not a terminal, nothing is written
+there.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from streaming_inference.frames import Delta, End, Frame
 
 REFRESH_S = 0.1
 MIN_ROWS = 3
-"""Of a terminal that has a row to spare."""
-# A model can write what a terminal takes for commands.
+"""A smaller terminal has no row for the pace."""
+# A terminal takes control characters as commands.
 _CONTROLS = {
     code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"
 }
 
 
 class Pace:
-    """How fast an answer comes, by the clock of whoever reads it."""
+    """How fast an answer comes, measured at the client."""
 
     def __init__(self) -> None:
         self._began_s = time.monotonic()
@@ -54,9 +54,9 @@ class Pace:
 
 
 class StatusLine:
-    """One line on stderr that is written again and again, and kept at the end. `with` reserves it and gives it back.
+    """One line on stderr that is rewritten. `with` reserves it and gives it back.
 
-    When the text goes to the same terminal, the lowest row is taken out of what scrolls.
+    If the text goes to the same terminal, the lowest row is taken out of the scrolling region.
     """
 
     def __init__(self, stderr: TextIO, *, text_on_terminal: bool) -> None:
@@ -75,7 +75,7 @@ class StatusLine:
         return self
 
     def show(self, status: object) -> None:
-        """Replaces what is shown, but not more often than anybody could read."""
+        """Replaces the line, at most once per `REFRESH_S`."""
         now_s = time.monotonic()
         if not self._live or now_s - self._shown_s < REFRESH_S:
             return
@@ -100,7 +100,7 @@ class StatusLine:
 
 
 class Display:
-    """Shows the frames of one answer, as text or as one JSON in each line. `with` ends it properly, whatever happens."""
+    """Shows the frames of one answer, as text or as one JSON object per line. `with` restores the terminal in any case."""
 
     def __init__(self, *, as_json: bool = False) -> None:
         self._as_json = as_json

@@ -1,4 +1,4 @@
-"""What the commands that talk to a server share: how it is named, how a request is written, how they fail."""
+"""What the commands that talk to a server share: their options, the request, and their exit codes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Server:
-    """Where the server is, and how patient to be with it."""
+    """The address of the server, the API key, and the number of retries."""
 
     url: str
     api_key: str | None
     retries: int
 
     def client(self) -> Client:
-        """A client of it. Ends the program when the address or the key can't be right."""
+        """A client of it. Ends the program if the address or the key is not valid."""
         try:
             return Client(self.url, api_key=self.api_key, retry=RetryPolicy(retries=self.retries))
         except ValueError as error:
@@ -51,14 +51,14 @@ def server_options(command: Command) -> Command:
             "--api-key",
             envvar="STREAMING_INFERENCE_API_KEY",
             show_envvar=True,
-            help="Rather from the environment: others can see the arguments of a program.",
+            help="Better set in the environment: other users can see the arguments of a program.",
         ),
         click.option(
             "--retries",
             type=click.IntRange(0, 1000),
             default=4,
             show_default=True,
-            help="Attempts in a row after one that failed.",
+            help="Repetitions of a failed attempt.",
         ),
     ]
     for option in reversed(options):
@@ -67,10 +67,10 @@ def server_options(command: Command) -> Command:
 
 
 def request_options(command: Command) -> Command:
-    """Adds the options that `request_fields` makes a request of."""
+    """Adds the options from which `request_fields` makes a request."""
     options = [
         click.option("--model", help="Needed when the server has several."),
-        click.option("--max-tokens", type=int, help="Length of the answer at most."),
+        click.option("--max-tokens", type=int, help="Maximum length of the answer."),
         click.option("--temperature", type=float, help="0 is greedy."),
         click.option("--top-p", type=float),
         click.option("--seed", type=int, help="The same seed gives the same answer."),
@@ -82,7 +82,7 @@ def request_options(command: Command) -> Command:
 
 
 def request_fields(options: dict[str, Any]) -> RequestFields:
-    """The fields that were given."""
+    """The fields that are set."""
     fields: RequestFields = {}
     for name, value in options.items():
         if value is not None and value != ():
@@ -91,9 +91,9 @@ def request_fields(options: dict[str, Any]) -> RequestFields:
 
 
 def run(main: Coroutine[Any, Any, None], *, as_json: bool = False) -> None:
-    """Runs a command to its end. Ends the program with the exit code of what went wrong.
+    """Runs a command. An error ends the program with its exit code.
 
-    Ctrl-C cancels `main`, which leaves the server tidy, and then ends the program.
+    Ctrl-C cancels `main`, which cancels its stream on the server, and then ends the program.
     """
     try:
         asyncio.run(main)
@@ -104,7 +104,7 @@ def run(main: Coroutine[Any, Any, None], *, as_json: bool = False) -> None:
 
 
 def fail(error: ClientError, *, as_json: bool = False) -> NoReturn:
-    """Says what went wrong, and ends the program."""
+    """Prints the error and ends the program."""
     complain(error, as_json=as_json)
     sys.exit(exit_code(error))
 
@@ -114,7 +114,7 @@ def exit_code(error: ClientError) -> int:
 
 
 def complain(error: ClientError, *, as_json: bool = False) -> None:
-    """Says on stderr what went wrong, and how to go on where it stopped."""
+    """Prints the error on stderr, and the command that resumes the stream."""
     if as_json:
         said = {"code": error.code, "message": error.message, "retryable": error.retryable}
         where = {"stream": error.stream, "cursor": error.cursor}

@@ -12,13 +12,15 @@ from streaming_inference import GenerationStream
 from streaming_inference.cli.display import Display
 from streaming_inference.cli.server import Server, request_fields, request_options, run, server_options
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="For machines: one JSON in each line.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object per line, for programs.")
 
 
 @click.command()
 @click.argument("prompt", required=False)
-@click.option("--chat", is_flag=True, help="The prompt is a message, not text to go on with.")
-@click.option("--detach", is_flag=True, help="Print the stream's name at once; it goes on without a reader.")
+@click.option("--chat", is_flag=True, help="Send the prompt as a chat message.")
+@click.option(
+    "--detach", is_flag=True, help="Print the name of the stream at once; it goes on without a reader."
+)
 @request_options
 @_JSON
 @server_options
@@ -32,7 +34,7 @@ def generate(
     retries: int,
     **options: Any,
 ) -> None:
-    """Answer PROMPT, or what comes on stdin. Ctrl-C cancels the answer, on the server too."""
+    """Answer PROMPT, or the text on stdin. Ctrl-C cancels the answer, on the server too."""
     text = prompt if prompt not in (None, "-") else _piped()
     fields = request_fields(options)
     if chat:
@@ -54,8 +56,8 @@ def generate(
 
 @click.command()
 @click.argument("stream")
-@click.option("--after", metavar="CURSOR", help="Begin behind this cursor.  [default: from the start]")
-@click.option("--keep", is_flag=True, help="Ctrl-C leaves the stream as it is.  [default: cancels it]")
+@click.option("--after", metavar="CURSOR", help="Begin after this cursor.  [default: from the start]")
+@click.option("--keep", is_flag=True, help="Ctrl-C does not cancel the stream.  [default: it does]")
 @_JSON
 @server_options
 def resume(
@@ -80,7 +82,7 @@ def resume(
 @_JSON
 @server_options
 def cancel(stream: str, as_json: bool, url: str, api_key: str | None, retries: int) -> None:
-    """End STREAM now. One that has ended stays as it is."""
+    """End STREAM. A stream that has ended is not changed."""
     server = Server(url, api_key, retries)
 
     async def main() -> None:
@@ -118,8 +120,8 @@ async def _show(stream: GenerationStream, *, as_json: bool) -> None:
 
 def _piped() -> str:
     if sys.stdin.isatty():
-        raise click.UsageError("Missing argument 'PROMPT', and nothing comes on stdin.")
+        raise click.UsageError("Missing argument 'PROMPT', and stdin is a terminal.")
     text = sys.stdin.read()
     if not text:
-        raise click.UsageError("The prompt on stdin is empty.")
+        raise click.UsageError("The prompt on stdin is empty; it must have at least one character.")
     return text

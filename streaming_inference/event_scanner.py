@@ -1,6 +1,6 @@
-"""Server-sent events from bytes as they come: the other side of `app.wire.sse`, after the HTML standard.
+"""Server-sent events from bytes as they come, after the HTML standard.
 
-Events may be cut anywhere. Only their data is of interest here: the frames of a native stream carry all that their ids say.
+Events may be cut anywhere. Only their data is used: the frames of a native stream have all that their ids say.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class EventTooLarge(ValueError):
 
 
 class EventScanner:
-    """Server-sent events from body bytes: lines may end in `\\n`, `\\r\\n` or `\\r`. Comments and empty events vanish.
+    """Server-sent events from body bytes: lines may end in `\\n`, `\\r\\n` or `\\r`. Comments and empty events are dropped.
 
     Holds one incomplete event, of `max_event_bytes` at most.
     """
@@ -28,30 +28,27 @@ class EventScanner:
     def feed(self, body: bytes) -> list[bytes]:
         """The data of every event that `body` completes, several `data:` lines joined by newlines.
 
-        Raises `EventTooLarge`; the scanner is of no use after that.
+        Raises `EventTooLarge`; the scanner can't be used after that.
         """
         if self._held_return or b"\r" in body:
             body = self._with_plain_newlines(body)
         text = self._partial + body if self._partial else body
         if self._at_start:
-            text = self._without_mark(text)
+            if len(text) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(text):
+                self._partial = text  # perhaps a part of the mark: the rest decides
+                return []
+            self._at_start = False
+            text = text.removeprefix(_BYTE_ORDER_MARK)
         blocks = text.split(b"\n\n")
         self._partial = blocks.pop()
         if len(self._partial) > self._max_event_bytes:
-            raise EventTooLarge(f"an event is larger than {self._max_event_bytes} bytes")
+            raise EventTooLarge(f"an event is larger than {self._max_event_bytes} bytes, the maximum")
         return [data for block in blocks if (data := _event_data(block)) is not None]
-
-    def _without_mark(self, text: bytes) -> bytes:
-        """The beginning of the stream, which may have a byte order mark. A part of one is kept until the rest is there."""
-        if len(text) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(text):
-            return text
-        self._at_start = False
-        return text.removeprefix(_BYTE_ORDER_MARK)
 
     def _with_plain_newlines(self, body: bytes) -> bytes:
         if self._held_return:
             body = b"\r" + body
-        # A return at the very end may be the first half of `\r\n`: it waits for what comes next.
+        # A return at the end may be the first half of `\r\n`: it waits for the next bytes.
         self._held_return = body.endswith(b"\r")
         if self._held_return:
             body = body[:-1]
@@ -60,16 +57,9 @@ class EventScanner:
 
 def _event_data(block: bytes) -> bytes | None:
     start = block.find(b"data:")
-    # Nearly every event has one data line and it is the last: no list of lines is made for it.
+    # Nearly every event has one data line, the last. It needs no list of lines.
     alone = start == 0 or (start > 0 and block[start - 1] == 0x0A and b"data\n" not in block[:start])
     if alone and b"\n" not in block[start:]:
         return block[start + 6 :] if block[start + 5 : start + 6] == b" " else block[start + 5 :]
-    lines = [
-        _field_value(line) for line in block.split(b"\n") if line == b"data" or line.startswith(b"data:")
-    ]
-    return b"\n".join(lines) if lines else None
-
-
-def _field_value(line: bytes) -> bytes:
-    value = line[5:]
-    return value[1:] if value.startswith(b" ") else value
+    lines = [line for line in block.split(b"\n") if line == b"data" or line.startswith(b"data:")]
+    return b"\n".join(line[5:].removeprefix(b" ") for line in lines) if lines else None

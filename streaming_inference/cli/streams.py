@@ -35,7 +35,13 @@ def generate(
     **options: Any,
 ) -> None:
     """Answer PROMPT, or the text on stdin. Ctrl-C cancels the answer, on the server too."""
-    text = prompt if prompt not in (None, "-") else _piped()
+    text = prompt
+    if text in (None, "-"):
+        if sys.stdin.isatty():
+            raise click.UsageError("Missing argument 'PROMPT', and stdin is a terminal.")
+        text = sys.stdin.read()
+        if not text:
+            raise click.UsageError("The prompt on stdin is empty; it must have at least one character.")
     fields = request_fields(options)
     if chat:
         fields["messages"] = [{"role": "user", "content": text}]
@@ -116,12 +122,3 @@ async def _show(stream: GenerationStream, *, as_json: bool) -> None:
         with Display(as_json=as_json) as display:
             async for frame in stream:
                 display.show(frame)
-
-
-def _piped() -> str:
-    if sys.stdin.isatty():
-        raise click.UsageError("Missing argument 'PROMPT', and stdin is a terminal.")
-    text = sys.stdin.read()
-    if not text:
-        raise click.UsageError("The prompt on stdin is empty; it must have at least one character.")
-    return text

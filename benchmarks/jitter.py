@@ -3,8 +3,8 @@
     python benchmarks/jitter.py [--tokens 2000] [--seed 1]
 
 A server makes a token every 20 ms. Links delay each token by chance, and keep their order. The buffer is
-`app.client.jitter.Playout`, which `stream.text(smooth=True)` uses; time is simulated, so the figures are the same on every
-machine. "Long gaps": the share of the gaps between two texts that are longer than twice the median gap.
+`streaming_inference.jitter.Playout`, which `stream.text(smooth=True)` uses; time is simulated, so the figures are the same on
+every machine. "Long gaps": the share of the gaps between two texts that are longer than twice the median gap.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import mean, median
 
-from app.client.jitter import Piece, Playout
+from streaming_inference.jitter import Piece, Playout
 
 STEP_S = 0.02
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("app", "deployments")
+PACKAGES = ("app", "deployments", "streaming_inference")
 
 # No module of the package imports any of these, by any name.
 FORBIDDEN: dict[str, tuple[str, ...]] = {
@@ -26,13 +26,24 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "app.text": ("app.asgi", "app.service", "fastapi", "starlette"),
     "app.wire": ("app.asgi", "app.service", "fastapi", "starlette"),
     "deployments.engine": ("ray", "starlette", "fastapi"),
+    # A user's project may have a package `app` of its own.
+    "streaming_inference": (
+        "app",
+        "deployments",
+        "ray",
+        "torch",
+        "transformers",
+        "fastapi",
+        "starlette",
+        "pydantic",
+    ),
 }
 
 # Of this project's own modules, those of the package import nothing but these.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "app.settings": (),
     "app.errors": ("app.schema",),
-    "app.schema": ("app.schema", "app.errors", "app.settings"),
+    "app.schema": ("app.schema", "app.errors", "app.settings", "streaming_inference.frames"),
     "deployments.engine": ("deployments.engine", "app.schema", "app.errors", "app.settings"),
 }
 

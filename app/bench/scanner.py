@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from app.wire.event_scanner import EventScanner, EventTooLarge
+from streaming_inference.event_scanner import EventScanner, EventTooLarge
 
 MAX_HEAD_BYTES = 65_536
 MAX_LINE_BYTES = 4_096

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from app.bench.dialects import ChatDialect, NativeDialect, PlainDialect, Verdict, prompt_of
 from app.bench.workload import Endpoint, Workload
 from app.schema.frames import ChoiceEnd, Delta, End, Error, ErrorDetail, Frame, Start, Timings, Usage
-from app.wire.event_scanner import EventScanner
 from app.wire.sse import NativeSseEncoder
+from streaming_inference.event_scanner import EventScanner
 
 ENDPOINT = Endpoint(port=80, path="/", dialect="native", model="m")
 WORKLOAD = Workload(clients=1, requests=1, tokens=5, prompt_tokens=3)

@@ -10,12 +10,12 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from app import cli
 from app.bench.benchmark import Options, Say
 from app.bench.machine import this_machine
 from app.bench.results import BenchmarkResult, TargetResult
 from app.bench.targets import DEFAULT_TARGETS, Plan
 from app.cli import bench as bench_command
+from streaming_inference import cli
 
 
 class Benchmark:

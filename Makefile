@@ -54,7 +54,7 @@ system: ## Install the Debian programs that the tests need (as root)
 
 clean: ## Remove caches and build results; the virtual environment stays
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find app deployments tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	find app benchmarks deployments tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \

@@ -24,8 +24,8 @@ from typing import Any
 import httpx
 import yaml
 
-from app.bench.server import Server, running
-from app.bench.statistics import summarize
+from benchmarks.serve.server import Server, running
+from benchmarks.serve.summary import summarize
 
 PORT = 8000
 PORTS = (PORT, 8404, 9101)

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import yaml
 
-from app.bench.server import running
+from benchmarks.serve.server import running
 
 ADDRESS = "http://127.0.0.1:8000"
 PORTS = (8000, 8404, 9101)
@@ -62,7 +62,11 @@ def main() -> None:
     empty = {
         **shipped,
         "applications": [
-            {"name": "empty", "route_prefix": "/", "import_path": "benchmarks.empty_application:application"}
+            {
+                "name": "empty",
+                "route_prefix": "/",
+                "import_path": "benchmarks.baselines.empty_application:application",
+            }
         ],
     }
     for _ in range(rounds):

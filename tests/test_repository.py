@@ -19,8 +19,12 @@ REQUIRED = [Requirement(line) for line in PROJECT["dependencies"]]
 REQUIRED_BY_TESTS = [Requirement(line) for line in PROJECT["optional-dependencies"]["test"]]
 REQUIRED_BY_BENCHMARKS = [Requirement(line) for line in PROJECT["optional-dependencies"]["bench"]]
 EVERYTHING_REQUIRED = {str(line): line for line in REQUIRED + REQUIRED_BY_TESTS + REQUIRED_BY_BENCHMARKS}
-SOURCES = [path for package in ("app", "deployments") for path in sorted((ROOT / package).rglob("*.py"))]
-BENCHMARKS = [path for path in SOURCES if {"bench", "baselines"} & set(path.relative_to(ROOT).parts)]
+SOURCES = [
+    path
+    for package in ("app", "benchmarks", "deployments")
+    for path in sorted((ROOT / package).rglob("*.py"))
+]
+BENCHMARKS = [path for path in SOURCES if path.is_relative_to(ROOT / "benchmarks")]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 MAX_FILE_LINES = 500
@@ -80,7 +84,7 @@ def test_what_is_imported_is_declared(paths: list[Path], requirements: list[Requ
     distributions = packages_distributions()
     undeclared = []
     for name, place in imported_packages(paths).items():
-        if name in sys.stdlib_module_names or name in ("app", "deployments", "tests"):
+        if name in sys.stdlib_module_names or name in ("app", "benchmarks", "deployments", "tests"):
             continue
         if not declared & {
             canonicalize_name(distribution) for distribution in distributions.get(name, [name])

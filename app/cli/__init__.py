@@ -7,7 +7,7 @@ import importlib
 import click
 
 _COMMANDS = {
-    "bench": "app.cli.bench",
+    "bench": "benchmarks.cli",
     "cancel": "app.cli.streams",
     "chat": "app.cli.chat",
     "generate": "app.cli.streams",

@@ -1,0 +1,181 @@
+"""The servers that can be compared: how each is started, and which endpoint of it takes the load.
+
+All of them make tokens at the same pace, except for the two that run a real model.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import benchmarks
+from benchmarks.serve import serve_config
+from benchmarks.serve.server import free_port
+from benchmarks.serve.workload import Endpoint, Workload
+
+# Where HAProxy shows its statistics and metrics: fixed ports that must be free, too.
+HAPROXY_PORTS = (8404, 9101)
+SERVE_START_TIMEOUT_S = 300.0
+START_TIMEOUT_S = 90.0
+BASELINES = "benchmarks.baselines"
+TUTORIAL = f"{BASELINES}.serve_tutorial:build_app"
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What all servers of a run have in common: the load, the pace of the tokens in seconds, where things are."""
+
+    workload: Workload
+    first_token_s: float
+    step_s: float
+    config_path: Path
+    model_path: Path
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """How to start one server and where to send the load."""
+
+    title: str
+    command: list[str]
+    endpoint: Endpoint
+    workload: Workload
+    ports: list[int]
+    environment: dict[str, str]
+    start_timeout_s: float = START_TIMEOUT_S
+    health_path: str = "/health"
+
+
+def _python_path() -> dict[str, str]:
+    return {"PYTHONPATH": str(benchmarks.ROOT)}
+
+
+def _program(name: str) -> str:
+    """A console script of this environment."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def _serve(plan: Plan, directory: Path, title: str, config: dict[str, Any], endpoint: Endpoint) -> Launch:
+    path = serve_config.write_config(config, directory)
+    return Launch(
+        title=title,
+        command=[_program("serve"), "run", str(path)],
+        endpoint=endpoint,
+        workload=plan.workload,
+        ports=[endpoint.port, *(HAPROXY_PORTS if "controller_options" in config else ())],
+        # A cluster that runs already is nobody's business here: `local` always starts another.
+        environment=_python_path()
+        | {"RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"},
+        start_timeout_s=SERVE_START_TIMEOUT_S,
+    )
+
+
+def _project_in_haproxy_mode(plan: Plan, directory: Path) -> Launch:
+    shipped = serve_config.read_config(plan.config_path)
+    return _project(plan, directory, shipped, "this project, HAProxy + gRPC")
+
+
+def _project_in_default_mode(plan: Plan, directory: Path) -> Launch:
+    shipped = serve_config.in_default_mode(serve_config.read_config(plan.config_path))
+    return _project(plan, directory, shipped, "this project, Serve's default mode")
+
+
+def _project(plan: Plan, directory: Path, shipped: dict[str, Any], title: str) -> Launch:
+    config = serve_config.for_simulation(shipped, plan.workload, plan.first_token_s, plan.step_s)
+    port, model = serve_config.port_of(config), serve_config.model_of(config)
+    return _serve(plan, directory, title, config, Endpoint(port, "/v1/streams", "native", model))
+
+
+def _project_in_chat_dialect(plan: Plan, directory: Path) -> Launch:
+    launch = _project_in_haproxy_mode(plan, directory)
+    endpoint = msgspec.structs.replace(launch.endpoint, path="/v1/chat/completions", dialect="chat")
+    return msgspec.structs.replace(launch, title="this project, OpenAI dialect", endpoint=endpoint)
+
+
+def _tutorial_in_haproxy_mode(plan: Plan, directory: Path) -> Launch:
+    shipped = serve_config.read_config(plan.config_path)
+    return _tutorial(plan, directory, shipped, "Serve tutorial, HAProxy + gRPC")
+
+
+def _tutorial_in_default_mode(plan: Plan, directory: Path) -> Launch:
+    shipped = serve_config.in_default_mode(serve_config.read_config(plan.config_path))
+    return _tutorial(plan, directory, shipped, "Serve tutorial, default mode")
+
+
+def _tutorial(plan: Plan, directory: Path, shipped: dict[str, Any], title: str) -> Launch:
+    pace = {"first_token_s": plan.first_token_s, "step_s": plan.step_s}
+    config = serve_config.for_application(shipped, TUTORIAL, pace)
+    endpoint = Endpoint(serve_config.port_of(config), "/generate", "plain")
+    return _serve(plan, directory, title, config, endpoint)
+
+
+def _plain(plan: Plan, directory: Path) -> Launch:
+    return _baseline(plan, "uvicorn + Starlette, one process", f"{BASELINES}.plain_starlette")
+
+
+def _litserve(plan: Plan, directory: Path) -> Launch:
+    return _baseline(plan, "LitServe", f"{BASELINES}.litserve_server")
+
+
+def _baseline(plan: Plan, title: str, module: str) -> Launch:
+    port = free_port()
+    pace = ["--first-token-s", str(plan.first_token_s), "--step-s", str(plan.step_s)]
+    return Launch(
+        title=title,
+        command=[sys.executable, "-m", module, "--port", str(port), *pace],
+        endpoint=Endpoint(port, "/generate", "plain"),
+        workload=plan.workload,
+        ports=[port],
+        environment=_python_path(),
+    )
+
+
+def _model_workload(workload: Workload) -> Workload:
+    # `transformers serve` has no `ignore_eos`: both servers stop where the model does, which is the same place.
+    return msgspec.structs.replace(workload, ignore_eos=False)
+
+
+def _project_with_model(plan: Plan, directory: Path) -> Launch:
+    workload = _model_workload(plan.workload)
+    shipped = serve_config.read_config(plan.config_path)
+    config = serve_config.for_model(shipped, workload, plan.model_path.resolve())
+    endpoint = Endpoint(
+        serve_config.port_of(config), "/v1/chat/completions", "chat", serve_config.model_of(config)
+    )
+    launch = _serve(plan, directory, "this project, real model", config, endpoint)
+    return msgspec.structs.replace(launch, workload=workload)
+
+
+def _transformers(plan: Plan, directory: Path) -> Launch:
+    port, path = free_port(), str(plan.model_path.resolve())
+    return Launch(
+        title="transformers serve, continuous batching",
+        command=[
+            *(_program("transformers"), "serve", path, "--continuous-batching"),
+            *("--host", "127.0.0.1", "--port", str(port)),
+        ],
+        endpoint=Endpoint(port, "/v1/chat/completions", "chat", path),
+        workload=_model_workload(plan.workload),
+        ports=[port],
+        environment={"HF_HUB_OFFLINE": "1"},
+    )
+
+
+TARGETS: dict[str, Callable[[Plan, Path], Launch]] = {
+    "project": _project_in_haproxy_mode,
+    "project-default": _project_in_default_mode,
+    "project-chat": _project_in_chat_dialect,
+    "tutorial": _tutorial_in_default_mode,
+    "tutorial-haproxy": _tutorial_in_haproxy_mode,
+    "plain": _plain,
+    "litserve": _litserve,
+    "project-model": _project_with_model,
+    "transformers": _transformers,
+}
+"""A function for each target: it writes what the server needs into a directory and says how to start it."""
+
+DEFAULT_TARGETS = ("plain", "project", "project-default", "tutorial-haproxy", "tutorial", "litserve")
+REFERENCE_TARGET = "plain"
+MODEL_TARGETS = ("project-model", "transformers")

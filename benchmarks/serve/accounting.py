@@ -12,7 +12,7 @@ from benchmarks.serve.roles import RAY_RUNTIME, roles_of
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """A server's processes at one moment, and how long the whole machine had worked until then."""
+    """A server's processes at one moment, and the CPU seconds of the whole machine up to then."""
 
     at_s: float
     processes: dict[ProcessKey, Process]
@@ -20,7 +20,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class RoleUsage(msgspec.Struct, frozen=True):
-    """What the processes of one role used. `rss_growth_bytes` is what their memory gained."""
+    """What the processes of one role used. `rss_growth_bytes` is the growth of their memory."""
 
     processes: int
     cpu_s: float
@@ -29,7 +29,7 @@ class RoleUsage(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What a server used in a window. `ended` names processes that left within it: what they used last is not in it."""
+    """What a server used in a window. `ended` has the roles of processes that ended within it; their last usage is missing."""
 
     window_s: float
     roles: dict[str, RoleUsage]
@@ -46,7 +46,7 @@ class Usage(msgspec.Struct, frozen=True):
 
     @property
     def ray_runtime_cpu_s(self) -> float:
-        """The part of Ray's own daemons: raylet, gcs, dashboard and the like."""
+        """The part of Ray's own daemons: raylet, gcs, dashboard and others."""
         return sum(usage.cpu_s for role, usage in self.roles.items() if role in RAY_RUNTIME)
 
 
@@ -58,7 +58,7 @@ def take_snapshot(root: int, marker: str) -> Snapshot:
 
 
 def usage_between(before: Snapshot, after: Snapshot) -> Usage:
-    """What was used from `before` to `after`. A process that began in between counts from its start."""
+    """What was used from `before` to `after`. A process that started in between counts from its start."""
     role_by_key = roles_of(before.processes) | roles_of(after.processes)
     roles: dict[str, RoleUsage] = {}
     for key, process in after.processes.items():

@@ -1,6 +1,6 @@
 """The benchmark: one server after the other, each started, warmed up, left idle for a while, loaded, and stopped.
 
-A server that fails is a result like any other: the next one gets its turn. Nothing that was started outlives `run_benchmark`.
+The failure of a server is a result, and the next server follows. No process that was started outlives `run_benchmark`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How a benchmark is taken: which targets, how often each, how long idle before, by how many client processes."""
+    """Which targets, the limits of goodput, loads per target, idle seconds before the loads, client processes."""
 
     targets: Sequence[str]
     limits: Limits
@@ -39,7 +39,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 def run_benchmark(plan: Plan, options: Options, say: Say) -> BenchmarkResult:
-    """Measures all targets; `say` is told what goes on."""
+    """Measures all targets and reports progress to `say`."""
     machine = this_machine()
     taken_at = datetime.now(UTC).isoformat(timespec="seconds")
     targets = [measure_target(name, plan, options, say) for name in options.targets]
@@ -74,7 +74,10 @@ def measure_target(name: str, plan: Plan, options: Options, say: Say) -> TargetR
 def _measure_server(name: str, server: Server, launch: Launch, options: Options, say: Say) -> TargetResult:
     _warm_up(server, launch)
     sleep(SETTLE_S)
-    idle_cpus = _idle_cpus(server, options.idle_s)
+    before = server.snapshot()
+    sleep(options.idle_s)
+    idle = usage_between(before, server.snapshot())
+    idle_cpus = {role: used.cpu_s / idle.window_s for role, used in idle.roles.items()}
     runs = []
     for number in range(options.repeat):
         runs.append(_measure_run(server, launch, options, idle_cpus))
@@ -91,7 +94,7 @@ def _measure_server(name: str, server: Server, launch: Launch, options: Options,
 
 
 def _warm_up(server: Server, launch: Launch) -> None:
-    """Makes every part of the server run with as many streams as later. Raises `ServerFailed` when none comes through."""
+    """Runs every part of the server with as many streams as later. Raises `ServerFailed` when no stream is complete."""
     workload = msgspec.structs.replace(
         launch.workload,
         requests=launch.workload.clients,
@@ -112,13 +115,6 @@ def _warm_up(server: Server, launch: Launch) -> None:
         raise ServerFailed(f"no stream of the warm-up was complete: {problems}\n{server.log_tail()}")
 
 
-def _idle_cpus(server: Server, idle_s: float) -> dict[str, float]:
-    before = server.snapshot()
-    sleep(idle_s)
-    usage = usage_between(before, server.snapshot())
-    return {role: used.cpu_s / usage.window_s for role, used in usage.roles.items()}
-
-
 def _measure_run(server: Server, launch: Launch, options: Options, idle_cpus: dict[str, float]) -> RunResult:
     load = run_load(
         launch.endpoint, launch.workload, processes=options.client_processes, moment=server.snapshot
@@ -129,5 +125,5 @@ def _measure_run(server: Server, launch: Launch, options: Options, idle_cpus: di
 
 def _in_short(run: RunResult) -> str:
     seen = run.observation
-    gap = f"gap p50 {seen.gap_ms.p50:.1f} p99 {seen.gap_ms.p99:.1f} ms" if seen.gap_ms else "no gaps"
-    return f"{run.cpu_us_per_token:.0f} µs CPU per token, {gap}, {seen.tokens_per_s:.0f} tokens/s, {seen.outcomes}"
+    itl = f"ITL p50 {seen.itl_ms.p50:.1f} p99 {seen.itl_ms.p99:.1f} ms" if seen.itl_ms else "no ITL"
+    return f"{run.cpu_us_per_token:.0f} µs CPU per token, {itl}, {seen.tokens_per_s:.0f} tokens/s, {seen.outcomes}"

@@ -31,7 +31,7 @@ from benchmarks.serve.workload import Endpoint, Workload
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """What a client process has to do; it writes its `ClientReport` as msgpack to `report_path`."""
+    """The load of one client process; it writes its `ClientReport` as msgpack to `report_path`."""
 
     endpoint: Endpoint
     workload: Workload
@@ -39,7 +39,7 @@ class Assignment(msgspec.Struct, frozen=True):
 
 
 class ClientReport(msgspec.Struct, frozen=True):
-    """What one client process saw. `cpu_s` is its own CPU time while the load was on."""
+    """What one client process saw. `cpu_s` is its own CPU time during the load."""
 
     samples: list[StreamSample]
     dropped: int
@@ -47,7 +47,7 @@ class ClientReport(msgspec.Struct, frozen=True):
 
 
 class LoadClient:
-    """Runs one workload against one endpoint. `report` after `run`; `close` lets go of the clients that never read."""
+    """Runs one workload against one endpoint. `report` after `run`; `close` closes the connections of clients that never read."""
 
     def __init__(self, endpoint: Endpoint, workload: Workload) -> None:
         self._endpoint = endpoint
@@ -62,7 +62,9 @@ class LoadClient:
     async def run(self) -> None:
         """Returns when every request is over, or at the workload's deadline."""
         cpu_before_s = _own_cpu_s()
-        await self._stall_readers()
+        for number in range(self._workload.readers_stalled):
+            request = self._request(number, self._workload.stalled_tokens)
+            self._stalled.append(await connect_stalled(self._endpoint, request))
         load = (
             self._closed_loop()
             if self._workload.rate_per_s is None
@@ -84,11 +86,6 @@ class LoadClient:
     def report(self) -> ClientReport:
         samples = [exchange.sample(self._dialect, self._workload) for exchange in self._exchanges]
         return ClientReport(samples, self._dropped, self._cpu_s)
-
-    async def _stall_readers(self) -> None:
-        for number in range(self._workload.readers_stalled):
-            request = self._request(number, self._workload.stalled_tokens)
-            self._stalled.append(await connect_stalled(self._endpoint, request))
 
     async def _closed_loop(self) -> None:
         begun_s = perf_counter()
@@ -134,7 +131,7 @@ class LoadClient:
         return self._begun - 1
 
     async def _exchange(self, number: int, due_s: float, connection: Connection | None) -> Connection | None:
-        """One request to its end. Returns the connection when it can carry another."""
+        """One request to its end. Returns the connection when it can carry another request."""
         workload = self._workload
         exchange = Exchange(workload.tokens, due_s, asyncio.get_running_loop().create_future())
         self._exchanges.append(exchange)
@@ -170,7 +167,7 @@ async def _converse(assignment: Assignment) -> ClientReport:
     print("ready", flush=True)
     if sys.stdin.readline().strip() != "go":
         raise SystemExit("told to end before the load")
-    # A collection in the middle of the load would be seen as jitter of the server.
+    # A garbage collection during the load would look like jitter of the server.
     gc.collect()
     gc.disable()
     await client.run()
@@ -181,7 +178,7 @@ async def _converse(assignment: Assignment) -> ClientReport:
 
 
 def main() -> None:
-    """The body of the client process."""
+    """The main program of the client process."""
     assignment = msgspec.json.decode(sys.stdin.readline(), type=Assignment)
     runner = asyncio.run
     with contextlib.suppress(ImportError):

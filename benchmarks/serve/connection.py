@@ -1,7 +1,7 @@
-"""One request on one connection, with the time at which each of its deltas came.
+"""One request on one connection, with the time at which each of its deltas arrived.
 
-The time is taken once for each read, before the bytes are looked at. A connection carries one exchange at a time; the
-exchange's `done` is resolved exactly once: with the last byte, a broken response or the loss of the connection.
+The time is taken once for each read, before the bytes are parsed. A connection carries one exchange at a time; the
+exchange's `done` resolves exactly once: with the last byte, a malformed response or the loss of the connection.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from benchmarks.serve.response import MalformedResponse, ResponseParser
 from benchmarks.serve.samples import Outcome, StreamSample
 from benchmarks.serve.workload import Endpoint, Workload
 
-# What a client that never reads lets the kernel take for it: little, as far as the kernel allows.
+# Of a client that never reads: as small as the kernel allows, so that backpressure begins early.
 STALLED_RECEIVE_BUFFER_BYTES = 4_096
 
 
 class Exchange:
-    """A request for `tokens` tokens, due at `due_s`, and all that came back."""
+    """A request for `tokens` tokens, due at `due_s`, and what was received for it."""
 
     def __init__(self, tokens: int, due_s: float, done: asyncio.Future[None]) -> None:
         self.asked_tokens = tokens
@@ -41,7 +41,7 @@ class Exchange:
         self._over = False
 
     def end(self, outcome: Outcome, problem: str | None = None) -> None:
-        """The first call counts."""
+        """Ends the exchange. Only the first call has an effect."""
         if self._over:
             return
         self._over = True
@@ -53,7 +53,7 @@ class Exchange:
             self.done.set_result(None)
 
     def sample(self, dialect: Dialect, workload: Workload) -> StreamSample:
-        """What was seen, once it is over. Reads every event of a complete stream: not for the time of the load."""
+        """The sample of an exchange that has ended. Reads every event of a complete stream, so call it after the load."""
         outcome, problem, completion_tokens = self.outcome, self.problem, None
         if outcome == "complete":
             try:
@@ -90,7 +90,7 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing() and self._exchange is None
 
     def send(self, request: bytes, exchange: Exchange) -> None:
-        """Begins `exchange`. Its `done` resolves when it is over, however it ends."""
+        """Starts `exchange`. Its `done` resolves when it ends, whatever the outcome."""
         assert self._transport is not None and self._exchange is None
         self._exchange = exchange
         exchange.sent_s = perf_counter()

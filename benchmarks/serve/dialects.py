@@ -1,6 +1,6 @@
-"""The wire formats that the load client speaks: what a request looks like, what a delta is, when a stream was right.
+"""The wire formats of the load client: the body of a request, the tokens of an event, the check of a whole stream.
 
-`tokens_in` runs for every event while the load is on and only looks at bytes. `verdict` runs after the load and reads it all.
+`tokens_in` runs for every event during the load and only searches bytes. `verdict` runs after the load and decodes every event.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _QUESTIONS = (
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a whole stream says of itself; `problem` is None when it is right."""
+    """The check of a whole stream; `problem` is None when the stream is correct."""
 
     problem: str | None
     completion_tokens: int | None = None
@@ -39,11 +39,11 @@ class Dialect(Protocol):
         ...
 
     def tokens_in(self, data: bytes) -> int:
-        """Tokens that the event brings; 0 for one that is not a delta."""
+        """The number of tokens in the event; 0 when it is not a delta."""
         ...
 
     def verdict(self, events: Sequence[bytes], workload: Workload, tokens: int) -> Verdict:
-        """Whether these are all events of a stream of `tokens` tokens that ended as it must."""
+        """Whether these are all events of a stream of `tokens` tokens with the correct ending."""
         ...
 
 
@@ -106,7 +106,7 @@ def _native_verdict(frames: list[dict[str, Any]], workload: Workload, tokens: in
 
 
 class ChatDialect:
-    """`POST /v1/chat/completions` of the OpenAI dialect; a chunk with text counts as one token, usage has the last word."""
+    """`POST /v1/chat/completions` of the OpenAI dialect; a chunk with text counts as one token, `usage` overrides the count."""
 
     def body(self, endpoint: Endpoint, workload: Workload, number: int, tokens: int) -> dict[str, Any]:
         return {

@@ -1,7 +1,7 @@
-"""One load: client processes that begin together, and the moments right before and right after it.
+"""One load: client processes that start together, and the moments right before and right after the load.
 
-The client processes are ready before the first moment and read nothing after the second, so that between the two there is the
-load and nothing else. They are ended whatever happens.
+The client processes are ready before the first moment and read nothing after the second, so that only the load lies between
+the two. They are always ended.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ T = TypeVar("T")
 
 
 class LoadFailed(Exception):
-    """A client process ended or fell silent; the message names what it was expected to say."""
+    """A client process ended or did not answer; the message has the expected word."""
 
 
 class Load(msgspec.Struct, Generic[T], frozen=True):
-    """What the clients saw, what they used, and what was found before and after."""
+    """What the clients saw, their CPU time, and the results of `moment` before and after."""
 
     samples: list[StreamSample]
     dropped: int

@@ -1,4 +1,4 @@
-"""On what and with what a benchmark ran."""
+"""The machine and the package versions of a benchmark."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = (
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """`load` is the number of runnable processes over the last minute, before the benchmark began."""
+    """`load` is the load average of the minute before the benchmark."""
 
     cpus: int
     cpu_model: str
@@ -27,21 +27,16 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 def this_machine() -> Machine:
+    facts = Path("/proc/cpuinfo").read_text().splitlines()
+    models = (fact.split(":", 1)[1].strip() for fact in facts if fact.startswith("model name"))
     return Machine(
         cpus=len(os.sched_getaffinity(0)),
-        cpu_model=_cpu_model(),
+        cpu_model=next(models, platform.machine()),
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         kernel=platform.release(),
         python=platform.python_version(),
         packages=_versions(),
         load=os.getloadavg()[0],
-    )
-
-
-def _cpu_model() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
     )
 
 

@@ -1,119 +1,87 @@
-"""A result as one SVG image: the CPU time of each server by role, and the gaps that its clients saw."""
+"""A result as one SVG image: the CPU time of each server by role, and the ITL that its clients saw.
+
+matplotlib, which the extra `bench` installs, draws it. Only this module imports matplotlib.
+"""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from html import escape
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from benchmarks.serve.results import BenchmarkResult, TargetResult
 from benchmarks.serve.roles import in_order
 
-WIDTH = 900
-LABEL_WIDTH = 260
-VALUE_WIDTH = 90
-ROW_HEIGHT = 30
-BAR_HEIGHT = 18
-HEAD_HEIGHT = 44
+WIDTH_INCHES = 10.0
+ROW_INCHES = 0.4
+# Titles, axes and the legend.
+FRAME_INCHES = 2.5
+LEGEND_COLUMNS = 7
+# Room for the number after the longest bar, as a share of that bar.
+MARGIN = 0.15
 # Colour-blind safe, after Okabe and Ito; then greys.
 COLOURS = (
     *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442"),
     *("#555555", "#777777", "#999999", "#bbbbbb", "#cccccc", "#dddddd", "#eeeeee"),
 )
+P50_COLOUR, P99_COLOUR, STEP_COLOUR = COLOURS[0], "#bbbbbb", COLOURS[5]
 
 
 def render_svg(result: BenchmarkResult) -> str:
-    """The image. Servers that failed are left out."""
+    """The image. Servers that failed are left out. The same result gives the same bytes."""
+    image = io.StringIO()
+    # Text stays text, and titles may have a dollar sign.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "benchmark", "text.parse_math": False}):
+        draw(result).savefig(image, format="svg", metadata={"Date": None})
+    return image.getvalue()
+
+
+def draw(result: BenchmarkResult) -> Figure:
+    """The CPU chart above the ITL chart, with a row for each server that was measured."""
     targets = [target for target in result.targets if target.runs]
-    cpu, cpu_height = _cpu_chart(targets, HEAD_HEIGHT)
-    gaps, gap_height = _gap_chart(targets, result.step_s * 1e3, HEAD_HEIGHT * 2 + cpu_height)
-    height = HEAD_HEIGHT * 2 + cpu_height + gap_height + 20
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12">\n'
-        f'<rect width="{WIDTH}" height="{height}" fill="white"/>\n' + "\n".join([*cpu, *gaps]) + "\n</svg>\n"
-    )
+    height_inches = FRAME_INCHES + 2 * ROW_INCHES * len(targets)
+    figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+    cpu_axes, itl_axes = figure.subplots(2)
+    _draw_cpu(cpu_axes, targets)
+    _draw_itl(itl_axes, targets, result.step_s * 1e3)
+    for axes in (cpu_axes, itl_axes):
+        axes.set_yticks(range(len(targets)), [target.title for target in targets])
+        axes.invert_yaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, roles = cpu_axes.get_legend_handles_labels()
+    if roles:
+        figure.legend(handles, roles, loc="outside lower center", ncols=LEGEND_COLUMNS, frameon=False)
+    return figure
 
 
-def _cpu_chart(targets: Sequence[TargetResult], top: float) -> tuple[list[str], float]:
+def _draw_cpu(axes: Axes, targets: Sequence[TargetResult]) -> None:
     roles = in_order(
         {role for target in targets for run in target.runs for role in run.cpu_us_per_token_by_role}
     )
-    colours = {role: COLOURS[index % len(COLOURS)] for index, role in enumerate(roles)}
-    sums = {target.name: target.median(lambda run: run.cpu_us_per_token) or 0.0 for target in targets}
-    scale = _bar_width() / max([*sums.values(), 1e-9])
-    elements = [_title("CPU time per delivered token, all server processes (µs)", top)]
-    for row, target in enumerate(targets):
-        y = top + row * ROW_HEIGHT
-        elements.append(_label(target.title, y))
-        x = float(LABEL_WIDTH)
-        for role in roles:
-            share = _role(target, role) * scale
-            elements.append(_bar(x, y, share, colours[role], f"{role}: {_role(target, role):.1f}"))
-            x += share
-        elements.append(_text(x + 6, y + 14, f"{sums[target.name]:.0f}"))
-    legend_top = top + len(targets) * ROW_HEIGHT
-    elements += _legend(colours, legend_top)
-    return elements, len(targets) * ROW_HEIGHT + 20 * (1 + (len(roles) - 1) // 7) + 16
+    ends = [0.0] * len(targets)
+    for index, role in enumerate(roles):
+        shares = [target.median_cpu_us(role) or 0.0 for target in targets]
+        axes.barh(range(len(targets)), shares, left=ends, color=COLOURS[index % len(COLOURS)], label=role)
+        ends = [end + share for end, share in zip(ends, shares, strict=True)]
+    for row, (target, end) in enumerate(zip(targets, ends, strict=True)):
+        whole = target.median(lambda run: run.cpu_us_per_token) or 0.0
+        axes.text(end, row, f" {whole:.0f}", verticalalignment="center")
+    axes.set_xlim(0, (1 + MARGIN) * max([*ends, 1.0]))
+    axes.set_title("CPU time per delivered token, all server processes (µs)", loc="left")
 
 
-def _role(target: TargetResult, role: str) -> float:
-    return target.median(lambda run: run.cpu_us_per_token_by_role.get(role)) or 0.0
-
-
-def _gap_chart(targets: Sequence[TargetResult], step_ms: float, top: float) -> tuple[list[str], float]:
-    values = {target.name: _gaps(target) for target in targets}
-    highest = max([step_ms, *(p99 for _, p99 in values.values())])
-    scale = _bar_width() / highest
-    elements = [
-        _title("time between two deltas at the client: p50 and p99 (ms); the line is the engine's step", top)
-    ]
-    for row, target in enumerate(targets):
-        y = top + row * ROW_HEIGHT
-        p50, p99 = values[target.name]
-        elements.append(_label(target.title, y))
-        elements.append(_bar(LABEL_WIDTH, y, p99 * scale, "#bbbbbb", f"p99: {p99:.1f} ms"))
-        elements.append(_bar(LABEL_WIDTH, y, p50 * scale, "#0072b2", f"p50: {p50:.1f} ms"))
-        elements.append(_text(LABEL_WIDTH + p99 * scale + 6, y + 14, f"{p50:.1f} / {p99:.1f}"))
-    x = LABEL_WIDTH + step_ms * scale
-    bottom = top + len(targets) * ROW_HEIGHT
-    elements.append(
-        f'<line x1="{x:.1f}" y1="{top - 4:.1f}" x2="{x:.1f}" y2="{bottom:.1f}" stroke="#d55e00"/>'
+def _draw_itl(axes: Axes, targets: Sequence[TargetResult], step_ms: float) -> None:
+    p50s_ms, p99s_ms = (
+        [target.median_of(lambda run: run.observation.itl_ms, field) or 0.0 for target in targets]
+        for field in ("p50", "p99")
     )
-    return elements, len(targets) * ROW_HEIGHT
-
-
-def _gaps(target: TargetResult) -> tuple[float, float]:
-    p50 = target.median(lambda run: run.observation.gap_ms.p50 if run.observation.gap_ms else None)
-    p99 = target.median(lambda run: run.observation.gap_ms.p99 if run.observation.gap_ms else None)
-    return p50 or 0.0, p99 or 0.0
-
-
-def _bar_width() -> float:
-    return WIDTH - LABEL_WIDTH - VALUE_WIDTH
-
-
-def _legend(colours: dict[str, str], top: float) -> list[str]:
-    elements = []
-    for index, (role, colour) in enumerate(colours.items()):
-        x, y = 10 + index % 7 * 125, top + index // 7 * 20
-        elements.append(f'<rect x="{x}" y="{y:.1f}" width="12" height="12" fill="{colour}"/>')
-        elements.append(_text(x + 17, y + 10, role))
-    return elements
-
-
-def _title(text: str, top: float) -> str:
-    return f'<text x="10" y="{top - 14:.1f}" font-size="14" font-weight="bold">{escape(text)}</text>'
-
-
-def _label(text: str, y: float) -> str:
-    return f'<text x="{LABEL_WIDTH - 8}" y="{y + 14:.1f}" text-anchor="end">{escape(text)}</text>'
-
-
-def _text(x: float, y: float, text: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
-
-
-def _bar(x: float, y: float, width: float, colour: str, hint: str) -> str:
-    return (
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{BAR_HEIGHT}" fill="{colour}">'
-        f"<title>{escape(hint)}</title></rect>"
-    )
+    axes.barh(range(len(targets)), p99s_ms, color=P99_COLOUR)
+    axes.barh(range(len(targets)), p50s_ms, color=P50_COLOUR)
+    for row, (p50_ms, p99_ms) in enumerate(zip(p50s_ms, p99s_ms, strict=True)):
+        axes.text(max(p50_ms, p99_ms), row, f" {p50_ms:.1f} / {p99_ms:.1f}", verticalalignment="center")
+    axes.axvline(step_ms, color=STEP_COLOUR)
+    axes.set_xlim(0, (1 + MARGIN) * max([step_ms, *p99s_ms]))
+    axes.set_title("ITL at the client: p50 and p99 (ms); the line is the engine's step", loc="left")

@@ -1,7 +1,7 @@
-"""Processes as `/proc` shows them: who they are, what they have used.
+"""Processes as `/proc` shows them: their identity and what they have used.
 
-CPU time is user and system time of all threads, in the kernel's ticks (10 ms). A process is known by its id and its start time
-together, because ids are given out again.
+CPU time is user and system time of all threads, in the kernel's ticks (10 ms). A process is identified by its id and its start
+time together, because the kernel reuses ids.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Process(msgspec.Struct, frozen=True):
 
 
 def read_process(pid: int) -> Process | None:
-    """The process `pid` now; None when it is gone, or dead and not yet waited for."""
+    """The process `pid` now; None when it has ended or is a zombie."""
     directory = PROC / str(pid)
     try:
         stat = (directory / "stat").read_bytes()
@@ -73,9 +73,9 @@ def all_processes() -> dict[int, Process]:
 
 
 def family(processes: dict[int, Process], root: int, marker: str) -> dict[ProcessKey, Process]:
-    """The processes that came from `root`: its descendants, its session, and whoever carries `marker` in the environment.
+    """The processes that came from `root`: its descendants, its session, and those with `marker` in the environment.
 
-    Descendants alone would miss a daemon whose parent has left, the environment alone a process that wrote its title over it.
+    Descendants alone would miss a daemon whose parent has ended, the environment alone a process whose title overwrote it.
     """
     children: dict[int, list[int]] = {}
     for process in processes.values():
@@ -103,12 +103,12 @@ def _carries(pid: int, marker: str) -> bool:
 
 
 def still_alive(keys: Iterable[ProcessKey]) -> list[ProcessKey]:
-    """Those of `keys` whose process runs on."""
+    """Those of `keys` whose process still runs."""
     return [key for key in keys if (process := read_process(key.pid)) is not None and process.key == key]
 
 
 def busy_cpu_s() -> float:
-    """CPU seconds that the whole machine has worked since it began, all processes and the kernel."""
+    """CPU seconds of the whole machine since its boot, all processes and the kernel."""
     first_line = (PROC / "stat").read_text().split("\n", 1)[0]
     user, nice, system, _idle, _iowait, irq, softirq, *_ = (int(field) for field in first_line.split()[1:])
     return (user + nice + system + irq + softirq) / TICKS_PER_S

@@ -1,9 +1,10 @@
-"""What a benchmark found: records that go to a JSON file as they are, and the numbers that are derived from them."""
+"""The results of a benchmark: records that are written to a JSON file, and the figures derived from them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import msgspec
 
@@ -11,14 +12,14 @@ from benchmarks.serve.accounting import Usage
 from benchmarks.serve.machine import Machine
 from benchmarks.serve.roles import RAY_RUNTIME
 from benchmarks.serve.samples import Limits, Observation
-from benchmarks.serve.summary import median
+from benchmarks.serve.summary import Summary
 from benchmarks.serve.workload import Endpoint, Workload
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class RunResult(msgspec.Struct, frozen=True):
-    """One load. CPU times are per delivered token; `background` is what Ray's daemons use without any load."""
+    """One load. CPU times are per delivered token; the background is what Ray's daemons use without load."""
 
     observation: Observation
     usage: Usage
@@ -30,7 +31,7 @@ class RunResult(msgspec.Struct, frozen=True):
 
 
 class TargetResult(msgspec.Struct, frozen=True):
-    """One server. `idle_cpus` is how many CPUs each role kept busy without load; `failure` is why there are no runs."""
+    """One server. `idle_cpus` is the CPUs that each role kept busy without load; `failure` says why there are no runs."""
 
     name: str
     title: str
@@ -41,9 +42,17 @@ class TargetResult(msgspec.Struct, frozen=True):
     failure: str | None = None
 
     def median(self, value: Callable[[RunResult], float | None]) -> float | None:
-        """The median over the runs in which there is such a value."""
+        """The median over the runs that have such a value."""
         values = [found for run in self.runs if (found := value(run)) is not None]
         return median(values) if values else None
+
+    def median_cpu_us(self, role: str) -> float | None:
+        """The median over the runs of the CPU time of `role` per token."""
+        return self.median(lambda run: run.cpu_us_per_token_by_role.get(role))
+
+    def median_of(self, summary: Callable[[RunResult], Summary | None], field: str) -> float | None:
+        """The median over the runs of one field of a summary, for example `p99`."""
+        return self.median(lambda run: getattr(found, field) if (found := summary(run)) else None)
 
 
 class BenchmarkResult(msgspec.Struct, frozen=True):
@@ -65,7 +74,7 @@ class BenchmarkResult(msgspec.Struct, frozen=True):
 def run_result(
     observation: Observation, usage: Usage, idle_cpus: dict[str, float], client_cpu_s: float
 ) -> RunResult:
-    """Puts together what the clients saw and what the server used in the same window."""
+    """Combines what the clients saw with what the server used in the same window."""
     tokens = max(1, observation.delivered_tokens)
     background_s = sum(
         min(idle_cpus.get(role, 0.0) * usage.window_s, used.cpu_s)
@@ -85,6 +94,6 @@ def run_result(
 
 
 def write_result(result: BenchmarkResult, path: Path) -> None:
-    """Writes `result` as indented JSON; makes the directory."""
+    """Writes `result` as indented JSON; creates the directory."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(result, order="sorted"), indent=2) + b"\n")

@@ -1,4 +1,4 @@
-"""Which part of a server a process is, told from its name and title."""
+"""The role of a server's process, from its name and title."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ PROXY = "proxy"
 INGRESS = "ingress"
 GENERATOR = "generator"
 TOKENIZER = "tokenizer"
-STREAM_LOG = "stream log"
+STREAM_STORE = "stream store"
 CONTROLLER = "controller"
 RAYLET = "raylet"
 GCS = "gcs"
 DASHBOARD = "dashboard"
 RAY_OTHER = "ray other"
-DRIVER = "serve run"
+SERVE_RUN = "serve run"
 SERVER = "server"
 
-# What runs beside the way of a token, whether there is traffic or not.
-RAY_RUNTIME = frozenset({RAYLET, GCS, DASHBOARD, RAY_OTHER, DRIVER})
+# Ray's own daemons: they do not handle tokens, and they work without traffic too.
+RAY_RUNTIME = frozenset({RAYLET, GCS, DASHBOARD, RAY_OTHER, SERVE_RUN})
 ORDER = (
-    HAPROXY, PROXY, INGRESS, TOKENIZER, GENERATOR, STREAM_LOG, SERVER, CONTROLLER, RAYLET, GCS, DASHBOARD, RAY_OTHER, DRIVER,
+    HAPROXY, PROXY, INGRESS, TOKENIZER, GENERATOR, STREAM_STORE, SERVER, CONTROLLER, RAYLET, GCS, DASHBOARD, RAY_OTHER, SERVE_RUN,
 )  # fmt: skip
 
 # Ray names a replica `ray::ServeReplica:<application>:<deployment>`, with the running method after it.
@@ -33,8 +33,8 @@ _REPLICA_ROLES = (
     ("ingress", INGRESS),
     ("generator", GENERATOR),
     ("tokenizer", TOKENIZER),
-    ("streamlog", STREAM_LOG),
-    ("stream_log", STREAM_LOG),
+    ("streamstore", STREAM_STORE),
+    ("streamlog", STREAM_STORE),
 )
 _RAY_TITLES = (
     ("ray::ServeController", CONTROLLER),
@@ -44,12 +44,12 @@ _RAY_TITLES = (
     ("dashboard", DASHBOARD),
     ("ray::", RAY_OTHER),
     ("/ray/", RAY_OTHER),
-    ("serve run", DRIVER),
+    ("serve run", SERVE_RUN),
 )
 
 
 def role_of(process: Process) -> str:
-    """The role of a server's process; a deployment with an unknown name is `replica <name>`."""
+    """The role of a process; a deployment with an unknown name has the role `replica <name>`."""
     if process.name == "haproxy":
         return HAPROXY
     if process.name == "raylet":
@@ -57,13 +57,15 @@ def role_of(process: Process) -> str:
     if process.name == "gcs_server":
         return GCS
     if match := _REPLICA.search(process.title):
-        return _replica_role(match["deployment"])
+        deployment = match["deployment"]
+        parts = deployment.lower()
+        return next((role for part, role in _REPLICA_ROLES if part in parts), f"replica {deployment}")
     title = process.title
     return next((role for part, role in _RAY_TITLES if part in title), SERVER)
 
 
 def roles_of(processes: Mapping[ProcessKey, Process]) -> dict[ProcessKey, str]:
-    """The role of each process; one that its own title doesn't tell has that of the process which started it."""
+    """The role of each process; a process whose title has no role has that of its parent."""
     by_pid = {key.pid: process for key, process in processes.items()}
     return {key: _inherited_role(process, by_pid) for key, process in processes.items()}
 
@@ -76,11 +78,6 @@ def _inherited_role(process: Process, by_pid: Mapping[int, Process]) -> str:
     return role
 
 
-def _replica_role(deployment: str) -> str:
-    lowered = deployment.lower()
-    return next((role for part, role in _REPLICA_ROLES if part in lowered), f"replica {deployment}")
-
-
 def in_order(roles: set[str]) -> list[str]:
-    """Roles in the order of a token's way; unknown ones last, by name."""
+    """Roles in the order of a token's path; unknown roles last, by name."""
     return [role for role in ORDER if role in roles] + sorted(roles - set(ORDER))

@@ -1,17 +1,20 @@
-"""What a client saw of one stream, and what many of them add up to.
+"""What a client saw of one stream, and the figures of many of them together.
 
 Times are seconds of the monotonic clock, which all processes of a machine share.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
 
 import msgspec
 
-from benchmarks.serve.summary import Summary, percentile, summarize
+from benchmarks.serve.summary import Summary, quantiles, summarize
+
+MAX_PROBLEMS = 10
 
 Outcome = Literal["complete", "refused", "broken", "timeout", "wrong"]
 
@@ -19,8 +22,8 @@ Outcome = Literal["complete", "refused", "broken", "timeout", "wrong"]
 class StreamSample(msgspec.Struct, frozen=True):
     """One stream: when it was due, sent and over; when each delta came and how many tokens it brought.
 
-    `refused` had another status than 200, `broken` ended without its last byte, `wrong` ended well and said something that
-    can't be (`problem` says what). `completion_tokens` is what the server says that it sent, where its dialect tells.
+    `refused` had another status than 200, `broken` ended without its last byte, `wrong` ended properly with content that
+    fails the check (`problem` says which). `completion_tokens` is the server's own count, where its dialect has one.
     """
 
     due_s: float
@@ -39,35 +42,38 @@ class StreamSample(msgspec.Struct, frozen=True):
 
     @property
     def ttft_s(self) -> float | None:
-        """From the moment at which the request was due, so that a client that comes late hides nothing."""
+        """From the moment at which the request was due, so that the delay of a late client counts."""
         return self.arrivals_s[0] - self.due_s if self.arrivals_s else None
 
-    def gaps_s(self) -> list[float]:
-        """Seconds between consecutive deltas."""
+    def itl_s(self) -> list[float]:
+        """The inter-token latencies: seconds between consecutive deltas."""
         return [later - earlier for earlier, later in pairwise(self.arrivals_s)]
 
-    def token_gaps_s(self) -> Iterator[float]:
+    def itl_per_token_s(self) -> Iterator[float]:
         """Seconds between consecutive tokens: the tokens of one delta share the time since the delta before it."""
-        for gap, tokens in zip(self.gaps_s(), self.tokens[1:], strict=True):
+        for itl_s, tokens in zip(self.itl_s(), self.tokens[1:], strict=True):
             for _ in range(tokens):
-                yield gap / tokens
+                yield itl_s / tokens
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """When a stream was good: its first token within `ttft_s`, 99 % of its gaps within `gap_s`."""
+    """When a stream was good: its first token within `ttft_s`, and the 99th percentile of its ITL within `itl_s`."""
 
     ttft_s: float
-    gap_s: float
+    itl_s: float
 
     def hold_for(self, sample: StreamSample) -> bool:
         if sample.outcome != "complete" or sample.ttft_s is None or sample.ttft_s > self.ttft_s:
             return False
-        gaps = sorted(sample.gaps_s())
-        return not gaps or percentile(gaps, 0.99) <= self.gap_s
+        itl_s = sample.itl_s()
+        return not itl_s or quantiles(itl_s, 100)[98] <= self.itl_s
 
 
 class Observation(msgspec.Struct, frozen=True):
-    """What the clients saw in one load. Milliseconds; `goodput` counts the streams that kept the limits."""
+    """What the clients saw in one load. `goodput` counts the streams that kept the limits.
+
+    `itl_ms` is between consecutive deltas, `itl_per_token_ms` between consecutive tokens.
+    """
 
     streams: int
     outcomes: dict[str, int]
@@ -80,23 +86,24 @@ class Observation(msgspec.Struct, frozen=True):
     goodput_share: float
     tokens_per_delta: float
     ttft_ms: Summary | None
-    gap_ms: Summary | None
-    token_gap_ms: Summary | None
+    itl_ms: Summary | None
+    itl_per_token_ms: Summary | None
     total_ms: Summary | None
 
 
 def observe(samples: Sequence[StreamSample], limits: Limits, *, dropped: int = 0) -> Observation:
-    """The distributions over all `samples`; TTFT and gaps of every stream count, totals of complete ones only."""
+    """The distributions over all `samples`; TTFT and ITL of every stream count, totals of complete ones only."""
     begun_s = min((sample.due_s for sample in samples), default=0.0)
     over_s = max((sample.ended_s for sample in samples), default=0.0)
     duration_s = max(over_s - begun_s, 1e-9)
     tokens = sum(sample.delivered_tokens for sample in samples)
     deltas = sum(len(sample.arrivals_s) for sample in samples)
     good = [sample for sample in samples if limits.hold_for(sample)]
+    problems = {sample.problem for sample in samples if sample.problem is not None}
     return Observation(
         streams=len(samples),
-        outcomes=_outcomes(samples),
-        problems=_first_problems(samples),
+        outcomes=dict(sorted(Counter(sample.outcome for sample in samples).items())),
+        problems=sorted(problems)[:MAX_PROBLEMS],
         dropped=dropped,
         delivered_tokens=tokens,
         duration_s=duration_s,
@@ -105,8 +112,8 @@ def observe(samples: Sequence[StreamSample], limits: Limits, *, dropped: int = 0
         goodput_share=len(good) / max(1, len(samples) + dropped),
         tokens_per_delta=tokens / max(1, deltas),
         ttft_ms=_in_ms([ttft for sample in samples if (ttft := sample.ttft_s) is not None]),
-        gap_ms=_in_ms([gap for sample in samples for gap in sample.gaps_s()]),
-        token_gap_ms=_in_ms([gap for sample in samples for gap in sample.token_gaps_s()]),
+        itl_ms=_in_ms([itl_s for sample in samples for itl_s in sample.itl_s()]),
+        itl_per_token_ms=_in_ms([itl_s for sample in samples for itl_s in sample.itl_per_token_s()]),
         total_ms=_in_ms(
             [sample.ended_s - sample.due_s for sample in samples if sample.outcome == "complete"]
         ),
@@ -115,14 +122,3 @@ def observe(samples: Sequence[StreamSample], limits: Limits, *, dropped: int = 0
 
 def _in_ms(values_s: list[float]) -> Summary | None:
     return summarize([value * 1e3 for value in values_s])
-
-
-def _outcomes(samples: Sequence[StreamSample]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for sample in samples:
-        counts[sample.outcome] = counts.get(sample.outcome, 0) + 1
-    return dict(sorted(counts.items()))
-
-
-def _first_problems(samples: Sequence[StreamSample]) -> list[str]:
-    return sorted({sample.problem for sample in samples if sample.problem is not None})[:10]

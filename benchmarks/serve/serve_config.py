@@ -1,6 +1,6 @@
 """The configuration of a run, made from the shipped `serve_config.yaml` so that what is measured is what is shipped.
 
-Only what the workload needs is changed: the engine and its pace, room for the streams, one replica of everything.
+Only what the workload needs changes: the engine and its pace, limits that fit the streams, one replica of each deployment.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def for_simulation(
 
 
 def for_model(config: dict[str, Any], workload: Workload, model_path: Path) -> dict[str, Any]:
-    """`config` with the model in the directory `model_path`, on whatever the machine has."""
+    """`config` with the model in the directory `model_path`."""
     return _adjusted(config, workload, {"engine": "transformers", "path": str(model_path)})
 
 

@@ -1,7 +1,7 @@
-"""A server as a subprocess: started in a session of its own, waited for, and stopped with all that it left behind.
+"""A server as a subprocess: started in a session of its own, awaited, and stopped with all of its processes.
 
-Every process that came from it is ended by its id and start time, those that outlive their parent included (after a forced
-stop of Ray its HAProxy goes on and holds its ports). Whatever happens inside `running`, nothing stays.
+Every process that came from it is ended by its id and start time, including those that outlive their parent (after a forced
+stop of Ray its HAProxy continues and holds its ports). Whatever happens inside `running`, no process remains.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LOG_TAIL_BYTES = 3_000
 
 
 class ServerFailed(Exception):
-    """The server didn't start, or its ports are taken; the message says why and ends with its last output."""
+    """The server did not start, or its ports are in use; the message says why and ends with the server's last output."""
 
 
 class Server:
@@ -47,7 +47,7 @@ class Server:
         self.start_s = 0.0
 
     def snapshot(self) -> Snapshot:
-        """All of the server's processes now."""
+        """All processes of the server now."""
         snapshot = take_snapshot(self._process.pid, self._marker)
         self._known.update(snapshot.processes)
         return snapshot
@@ -69,10 +69,10 @@ class Server:
         return self._log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
 
     def stop(self) -> None:
-        """Interrupts the server and waits; ends by force what is left after that."""
+        """Interrupts the server and waits; then ends the remaining processes by force."""
         self.snapshot()
-        # The only signal that `serve run` takes for a wish to shut down in order.
-        self._signal([procfs.ProcessKey(self._process.pid, self._start_ticks())], signal.SIGINT)
+        # SIGINT is the only signal upon which `serve run` shuts down in order.
+        self._signal([key for key in self._known if key.pid == self._process.pid], signal.SIGINT)
         self._wait(INTERRUPT_WAIT_S)
         for stop_signal, wait_s in ((signal.SIGTERM, TERMINATE_WAIT_S), (signal.SIGKILL, KILL_WAIT_S)):
             self.snapshot()
@@ -80,9 +80,6 @@ class Server:
                 self._signal(left, stop_signal)
                 self._wait(wait_s)
         self._process.wait(timeout=KILL_WAIT_S)
-
-    def _start_ticks(self) -> int:
-        return next((key.start_ticks for key in self._known if key.pid == self._process.pid), -1)
 
     def _wait(self, timeout_s: float) -> None:
         deadline_s = monotonic() + timeout_s
@@ -103,7 +100,7 @@ class Server:
 def running(
     command: Sequence[str], *, ports: Sequence[int], environment: dict[str, str] | None = None
 ) -> Iterator[Server]:
-    """Starts `command` and stops it at the end. `ports` must be free before; raises `ServerFailed` when one is not."""
+    """Starts `command` and stops it at the end. Raises `ServerFailed` when one of `ports` is in use."""
     if taken := [port for port in ports if is_taken(port)]:
         raise ServerFailed(f"in use already: port {', '.join(map(str, taken))}")
     marker = f"{MARKER_VARIABLE}={uuid.uuid4().hex}"
@@ -127,7 +124,7 @@ def running(
 
 
 def health_problem(port: int, path: str) -> str | None:
-    """What speaks against the health of the server on `port`; None when a GET of `path` is answered with 200."""
+    """Why the server on `port` is not healthy; None when it answers a GET of `path` with 200."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HEALTH_TIMEOUT_S)
     try:
         connection.request("GET", path)
@@ -141,14 +138,14 @@ def health_problem(port: int, path: str) -> str | None:
 
 
 def is_taken(port: int) -> bool:
-    """Whether something on this machine listens on `port`."""
+    """Whether a process on this machine listens on `port`."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def free_port() -> int:
-    """A port that nobody uses now."""
+    """A port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,15 +1,20 @@
-"""Percentiles and summaries of lists of numbers, exact and without any library."""
+"""Distributions in a few numbers.
+
+Every quantile here is interpolated linearly between the two nearest values, and the smallest and the largest value are the
+ends of the scale: quantile k of n lies at position `k / n * (count - 1)` of the ascending values, counted from 0. That is
+method "inclusive" of the standard library's `statistics.quantiles`, and the default of numpy.
+"""
 
 from __future__ import annotations
 
-import math
+import statistics
 from collections.abc import Sequence
 
 import msgspec
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """A distribution in a few numbers, in the unit of its values."""
+    """A distribution, in the unit of its values."""
 
     count: int
     mean: float
@@ -19,36 +24,27 @@ class Summary(msgspec.Struct, frozen=True):
     maximum: float
 
 
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """The value below which `share` (0 to 1) of the ascending values lies, interpolated between its two neighbours.
+def quantiles(values: Sequence[float], parts: int) -> list[float]:
+    """The `parts` - 1 quantiles of `values` in any order; with 100 parts the percentiles 1 to 99.
 
-    Raises `ValueError` for no values and for a share outside of 0 to 1.
+    Each quantile of a single value is that value. Raises `ValueError` for no values.
     """
-    if not ordered:
-        raise ValueError("no values")
-    if not 0 <= share <= 1:
-        raise ValueError(f"a share lies between 0 and 1, not at {share}")
-    position = share * (len(ordered) - 1)
-    below = math.floor(position)
-    above = math.ceil(position)
-    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+    # Up to Python 3.12 the standard library asks for two values.
+    return statistics.quantiles(
+        values if len(values) > 1 else [*values, *values], n=parts, method="inclusive"
+    )
 
 
 def summarize(values: Sequence[float]) -> Summary | None:
     """The summary of `values` in any order; None when there are none."""
     if not values:
         return None
-    ordered = sorted(values)
+    percentiles = quantiles(values, 100)
     return Summary(
-        count=len(ordered),
-        mean=math.fsum(ordered) / len(ordered),
-        p50=percentile(ordered, 0.50),
-        p95=percentile(ordered, 0.95),
-        p99=percentile(ordered, 0.99),
-        maximum=ordered[-1],
+        count=len(values),
+        mean=statistics.fmean(values),
+        p50=percentiles[49],
+        p95=percentiles[94],
+        p99=percentiles[98],
+        maximum=max(values),
     )
-
-
-def median(values: Sequence[float]) -> float:
-    """The middle of `values`. Raises `ValueError` for none."""
-    return percentile(sorted(values), 0.5)

@@ -1,19 +1,19 @@
-"""A result as tables in Markdown: what the clients saw, what it cost, and where the CPU time went."""
+"""A result as tables in Markdown: what the clients saw, what the servers cost, and where the CPU time went."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from benchmarks.serve.results import BenchmarkResult, RunResult, TargetResult
+from benchmarks.serve.results import BenchmarkResult, TargetResult
 from benchmarks.serve.roles import in_order
-from benchmarks.serve.summary import Summary
 from benchmarks.serve.targets import MODEL_TARGETS, REFERENCE_TARGET
 
 MIB = 1024 * 1024
+MAX_PROBLEMS = 3
 
 
 def render(result: BenchmarkResult) -> str:
-    """Everything that there is to print."""
+    """All tables, then the servers that failed and the problems that clients reported."""
     measured = [target for target in result.targets if target.runs]
     parts = [_introduction(result)]
     if measured:
@@ -24,7 +24,9 @@ def render(result: BenchmarkResult) -> str:
         for target in result.targets
         if target.failure
     ]
-    parts += [problem for target in measured for problem in _problems(target)]
+    for target in measured:
+        problems = {problem for run in target.runs for problem in run.observation.problems}
+        parts += [f"{target.title}: {problem}" for problem in sorted(problems)[:MAX_PROBLEMS]]
     return "\n\n".join(parts) + "\n"
 
 
@@ -59,30 +61,20 @@ def _introduction(result: BenchmarkResult) -> str:
 
 def _delivery(result: BenchmarkResult, targets: Sequence[TargetResult]) -> str:
     header = [
-        "delivery",
-        "TTFT p50",
-        "p95",
-        "p99 ms",
-        "gap p50",
-        "p95",
-        "p99 ms",
-        "tokens/s",
-        "goodput",
-        "complete",
+        *("delivery", "TTFT p50", "p95", "p99 ms", "ITL p50", "p95", "p99 ms"),
+        *("tokens/s", "goodput", "complete"),
     ]
     return table(header, [[target.title, *_delivery_cells(target)] for target in targets])
 
 
 def _delivery_cells(target: TargetResult) -> list[str]:
-    def of(summary: Callable[[RunResult], Summary | None], field: str) -> str:
-        return _number(
-            target.median(lambda run: getattr(found, field) if (found := summary(run)) else None), 1
-        )
-
-    cells = [of(lambda run: run.observation.ttft_ms, field) for field in ("p50", "p95", "p99")]
-    cells += [of(lambda run: run.observation.gap_ms, field) for field in ("p50", "p95", "p99")]
+    fields = ("p50", "p95", "p99")
+    figures = [target.median_of(lambda run: run.observation.ttft_ms, field) for field in fields]
+    figures += [target.median_of(lambda run: run.observation.itl_ms, field) for field in fields]
+    cells = [_number(figure, 1) for figure in figures]
     cells.append(_number(target.median(lambda run: run.observation.tokens_per_s), 0))
-    cells.append(_percent(target.median(lambda run: run.observation.goodput_share)))
+    goodput = target.median(lambda run: run.observation.goodput_share)
+    cells.append("-" if goodput is None else f"{goodput * 100:.0f} %")
     complete = sum(run.observation.outcomes.get("complete", 0) for run in target.runs)
     asked = sum(run.observation.streams + run.observation.dropped for run in target.runs)
     return [*cells, f"{complete}/{asked}"]
@@ -119,23 +111,17 @@ def _roles(targets: Sequence[TargetResult]) -> str:
     roles = in_order(
         {role for target in targets for run in target.runs for role in run.cpu_us_per_token_by_role}
     )
-    rows = [[target.title, *(_role_cell(target, role) for role in roles)] for target in targets]
+    rows = [[target.title, *(_number(target.median_cpu_us(role), 1) for role in roles)] for target in targets]
     return table(["CPU µs/token", *roles], rows)
-
-
-def _role_cell(target: TargetResult, role: str) -> str:
-    return _number(target.median(lambda run: run.cpu_us_per_token_by_role.get(role)), 1)
 
 
 def _idle(targets: Sequence[TargetResult]) -> str:
     roles = in_order({role for target in targets for role in target.idle_cpus})
-    rows = [[target.title, *(_idle_cell(target, role) for role in roles)] for target in targets]
+    rows = []
+    for target in targets:
+        idle_ms = {role: cpus * 1e3 for role, cpus in target.idle_cpus.items()}
+        rows.append([target.title, *(_number(idle_ms.get(role), 1) for role in roles)])
     return table(["idle, CPU ms/s", *roles], rows)
-
-
-def _idle_cell(target: TargetResult, role: str) -> str:
-    cpus = target.idle_cpus.get(role)
-    return _number(None if cpus is None else cpus * 1e3, 1)
 
 
 def _model_ratio(result: BenchmarkResult) -> list[str]:
@@ -149,14 +135,5 @@ def _model_ratio(result: BenchmarkResult) -> list[str]:
     return [f"tokens/s, {ours.title} over {theirs.title}: {our_rate / their_rate:.2f} x"]
 
 
-def _problems(target: TargetResult) -> list[str]:
-    problems = sorted({problem for run in target.runs for problem in run.observation.problems})
-    return [f"{target.title}: {problem}" for problem in problems[:3]]
-
-
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value * 100:.0f} %"

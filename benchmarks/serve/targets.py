@@ -1,4 +1,4 @@
-"""The servers that can be compared: how each is started, and which endpoint of it takes the load.
+"""The servers to compare: how each is started, and the endpoint that gets the load.
 
 All of them make tokens at the same pace, except for the two that run a real model.
 """
@@ -17,7 +17,7 @@ from benchmarks.serve import serve_config
 from benchmarks.serve.server import free_port
 from benchmarks.serve.workload import Endpoint, Workload
 
-# Where HAProxy shows its statistics and metrics: fixed ports that must be free, too.
+# Of HAProxy's statistics and metrics: fixed, so they must be free too.
 HAPROXY_PORTS = (8404, 9101)
 SERVE_START_TIMEOUT_S = 300.0
 START_TIMEOUT_S = 90.0
@@ -26,7 +26,7 @@ TUTORIAL = f"{BASELINES}.serve_tutorial:build_app"
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What all servers of a run have in common: the load, the pace of the tokens in seconds, where things are."""
+    """What all servers of a benchmark share: the load, the pace of the tokens, the configuration, the model."""
 
     workload: Workload
     first_token_s: float
@@ -36,7 +36,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Launch(msgspec.Struct, frozen=True):
-    """How to start one server and where to send the load."""
+    """How to start one server, and where to send the load."""
 
     title: str
     command: list[str]
@@ -65,7 +65,7 @@ def _serve(plan: Plan, directory: Path, title: str, config: dict[str, Any], endp
         endpoint=endpoint,
         workload=plan.workload,
         ports=[endpoint.port, *(HAPROXY_PORTS if "controller_options" in config else ())],
-        # A cluster that runs already is nobody's business here: `local` always starts another.
+        # `local` always starts a new cluster, even beside a running one.
         environment=_python_path()
         | {"RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"},
         start_timeout_s=SERVE_START_TIMEOUT_S,
@@ -174,7 +174,7 @@ TARGETS: dict[str, Callable[[Plan, Path], Launch]] = {
     "project-model": _project_with_model,
     "transformers": _transformers,
 }
-"""A function for each target: it writes what the server needs into a directory and says how to start it."""
+"""A function for each target: it writes the server's files into a directory and says how to start the server."""
 
 DEFAULT_TARGETS = ("plain", "project", "project-default", "tutorial-haproxy", "tutorial", "litserve")
 REFERENCE_TARGET = "plain"

@@ -14,7 +14,7 @@ from benchmarks.serve.server import free_port
 from benchmarks.serve.targets import Launch, Plan
 from benchmarks.serve.workload import Endpoint, Workload
 
-LIMITS = Limits(ttft_s=5.0, gap_s=5.0)
+LIMITS = Limits(ttft_s=5.0, itl_s=5.0)
 WORKLOAD = Workload(clients=8, requests=16, tokens=20)
 
 
@@ -35,7 +35,7 @@ def test_the_plain_baseline_is_measured(monkeypatch: pytest.MonkeyPatch) -> None
         seen = run.observation
         assert seen.outcomes == {"complete": 16} and seen.problems == []
         assert seen.delivered_tokens == 320
-        assert seen.gap_ms is not None and seen.gap_ms.p50 == pytest.approx(10, rel=0.5)
+        assert seen.itl_ms is not None and seen.itl_ms.p50 == pytest.approx(10, rel=0.5)
         assert seen.ttft_ms is not None and seen.ttft_ms.p50 >= 10
         assert list(run.usage.roles) == ["server"]
         assert run.usage.roles["server"].processes == 1

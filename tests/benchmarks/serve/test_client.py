@@ -209,13 +209,13 @@ def test_an_open_loop_has_its_own_arrival_times() -> None:
     second, _ = load(good, asked)
     assert [sample.outcome for sample in first.samples] == ["complete"] * 50
 
-    def gaps(report: ClientReport) -> list[float]:
+    def intervals_s(report: ClientReport) -> list[float]:
         due = [sample.due_s for sample in report.samples]
         return [later - earlier for earlier, later in pairwise(due)]
 
-    assert gaps(first) == pytest.approx(gaps(second), abs=1e-9)
-    assert len(set(gaps(first))) > 40
-    assert 0.02 < sum(gaps(first)) < 0.5
+    assert intervals_s(first) == pytest.approx(intervals_s(second), abs=1e-9)
+    assert len(set(intervals_s(first))) > 40
+    assert 0.02 < sum(intervals_s(first)) < 0.5
 
 
 def test_an_open_loop_drops_what_is_above_its_bound_and_counts_it() -> None:

@@ -24,7 +24,8 @@ def process(title: str, name: str = "python", *, pid: int = 1, parent: int = 0) 
         ("ray::ServeReplica:streaming:Ingress.handle_request", "ray::ServeRepl", roles.INGRESS),
         ("ray::ServeReplica:streaming:Generator:storyteller.handle", "ray::ServeRepl", roles.GENERATOR),
         ("ray::ServeReplica:streaming:Tokenizer:storyteller", "ray::ServeRepl", roles.TOKENIZER),
-        ("ray::ServeReplica:streaming:StreamLog", "ray::ServeRepl", roles.STREAM_LOG),
+        ("ray::ServeReplica:streaming:StreamLog", "ray::ServeRepl", roles.STREAM_STORE),
+        ("ray::ServeReplica:streaming:StreamStore", "ray::ServeRepl", roles.STREAM_STORE),
         ("ray::ServeReplica:other:Filter.check", "ray::ServeRepl", "replica Filter"),
         ("ray::ServeController", "ray::ServeCont", roles.CONTROLLER),
         ("ray::ProxyActor", "ray::ProxyActo", roles.PROXY),
@@ -33,7 +34,7 @@ def process(title: str, name: str = "python", *, pid: int = 1, parent: int = 0) 
         ("ray::RuntimeEnvAgent", "ray::RuntimeEn", roles.RAY_OTHER),
         ("python /lib/ray/dashboard/dashboard.py --port=8265", "python", roles.DASHBOARD),
         ("python -u /lib/ray/_private/log_monitor.py", "python", roles.RAY_OTHER),
-        ("python /bin/serve run config.yaml", "serve", roles.DRIVER),
+        ("python /bin/serve run config.yaml", "serve", roles.SERVE_RUN),
         ("python -m benchmarks.baselines.plain_starlette", "python", roles.SERVER),
     ],
 )

@@ -1,4 +1,4 @@
-"""What samples add up to: TTFT from the due time, gaps between deltas and between tokens, goodput."""
+"""What samples add up to: TTFT from the due time, ITL between deltas and between tokens, goodput."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.serve.samples import Limits, Outcome, StreamSample, observe
 
-LIMITS = Limits(ttft_s=0.2, gap_s=0.1)
+LIMITS = Limits(ttft_s=0.2, itl_s=0.1)
 
 
 def sample(
@@ -32,22 +32,22 @@ def test_ttft_counts_from_the_moment_at_which_the_request_was_due() -> None:
     assert sample([]).ttft_s is None
 
 
-def test_tokens_of_one_delta_share_its_gap() -> None:
+def test_tokens_of_one_delta_share_its_itl() -> None:
     seen = sample([10.0, 10.5, 10.5, 11.5], [2, 1, 1, 4])
-    assert seen.gaps_s() == [0.5, 0.0, 1.0]
-    assert list(seen.token_gaps_s()) == [0.5, 0.0, 0.25, 0.25, 0.25, 0.25]
+    assert seen.itl_s() == [0.5, 0.0, 1.0]
+    assert list(seen.itl_per_token_s()) == [0.5, 0.0, 0.25, 0.25, 0.25, 0.25]
 
 
 def test_limits() -> None:
     assert LIMITS.hold_for(sample([10.1, 10.2]))
     assert LIMITS.hold_for(sample([10.1]))
     assert not LIMITS.hold_for(sample([10.3, 10.31])), "late"
-    assert not LIMITS.hold_for(sample([10.1, 10.3])), "a gap too long"
+    assert not LIMITS.hold_for(sample([10.1, 10.3])), "an ITL too long"
     assert not LIMITS.hold_for(sample([10.1, 10.2], outcome="broken"))
     assert not LIMITS.hold_for(sample([]))
 
 
-def test_one_long_gap_in_a_hundred_and_one_is_within_the_limit() -> None:
+def test_one_long_itl_in_a_hundred_and_one_is_within_the_limit() -> None:
     arrivals_s = [10.1 + 0.01 * index for index in range(102)]
     assert LIMITS.hold_for(sample([*arrivals_s[:-1], arrivals_s[-1] + 1]))
     assert not LIMITS.hold_for(sample([*arrivals_s[:-2], arrivals_s[-2] + 1, arrivals_s[-1] + 2]))
@@ -70,14 +70,14 @@ def test_an_observation_adds_up() -> None:
     assert seen.goodput_share == 1 / 5
     assert seen.tokens_per_delta == pytest.approx(7 / 6)
     assert seen.ttft_ms is not None and seen.ttft_ms.count == 3
-    assert seen.gap_ms is not None and seen.gap_ms.count == 3
-    assert seen.token_gap_ms is not None and seen.token_gap_ms.count == 4
+    assert seen.itl_ms is not None and seen.itl_ms.count == 3
+    assert seen.itl_per_token_ms is not None and seen.itl_per_token_ms.count == 4
     assert seen.total_ms is not None and seen.total_ms.maximum == pytest.approx(950)
 
 
 def test_nothing_seen() -> None:
     seen = observe([], LIMITS)
-    assert (seen.streams, seen.tokens_per_s, seen.ttft_ms, seen.gap_ms, seen.total_ms) == (
+    assert (seen.streams, seen.tokens_per_s, seen.ttft_ms, seen.itl_ms, seen.total_ms) == (
         0,
         0.0,
         None,

@@ -43,7 +43,7 @@ def test_loopback_only(host: str) -> None:
 
 def test_loopback_addresses_and_ports() -> None:
     assert Endpoint(port=80, path="/", dialect="plain", host="::1").host == "::1"
-    with pytest.raises(ValueError, match="not a port"):
+    with pytest.raises(ValueError, match="0 is not a port"):
         Endpoint(port=0, path="/", dialect="plain")
 
 

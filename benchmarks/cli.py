@@ -91,7 +91,7 @@ def bench() -> None:
 @click.option(
     "--model-path",
     type=_FILE,
-    default="deployments/default_model/data",
+    default="deployments/model/data",
     show_default=True,
     help="Directory of a real model.",
 )

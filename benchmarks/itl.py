@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=256)
     options = parser.parse_args()
     workload = Workload(clients=options.clients, requests=options.requests, tokens=options.tokens)
-    plan = Plan(workload, STEP_S, STEP_S, Path("serve_config.yaml"), Path("deployments/default_model/data"))
+    plan = Plan(workload, STEP_S, STEP_S, Path("serve_config.yaml"), Path("deployments/model/data"))
     with tempfile.TemporaryDirectory() as directory:
         launch = TARGETS["project"](plan, Path(directory))
         with running(launch.command, ports=launch.ports, environment=launch.environment) as server:

@@ -1,6 +1,6 @@
-"""Seconds from `serve run` to the first streamed token, beside an empty Serve application to its first answer.
+"""Seconds from `serve run` to the first streamed token, and of an empty Serve application to its first answer.
 
-    python benchmarks/start_time.py [--rounds 1]
+    python -m benchmarks.start_time [--rounds 1]
 
 Both run in HAProxy mode with the shipped `controller_options`, one after the other, from the top folder of the repository.
 """
@@ -49,7 +49,7 @@ def seconds_until(config: dict[str, Any], succeeded: Any) -> float:
                 except httpx.HTTPError:
                     pass
                 time.sleep(0.05)
-    raise SystemExit("the server did not answer in time")
+    raise SystemExit(f"the server did not answer within {LIMIT_S:g} s")
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """LitServe with a streaming `LitAPI` whose prediction is the paced source of tokens.
 
-`enable_async` lets many streams run at once in its worker; without it they would run one after the other. `--fast-queue` is
-ZeroMQ in place of LitServe's usual queue. Where both were tried, on two cores, they cost the same; with the usual queue the gaps
-were even at 32 streams, and at 96 streams both fell behind.
+`enable_async` runs many streams at once in its worker; without it they run one after the other. `--fast-queue` is ZeroMQ in
+place of LitServe's usual queue. On two cores both cost the same; with the usual queue the ITL was even at 32 streams, and at
+96 streams neither kept the pace.
 """
 
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ class PacedApi(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         """There is no model to load."""
 
-    # LitServe makes the types of its route from the annotations of these two; without any, the body is a dict of its JSON.
+    # LitServe derives the types of its route from the annotations of these two; without any, the body is a dict.
     async def decode_request(self, request):  # type: ignore[no-untyped-def]
         return int(request["max_tokens"])
 

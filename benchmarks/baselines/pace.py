@@ -1,6 +1,6 @@
 """The source of tokens of every baseline: ready strings at a set pace, each at its own moment of an absolute schedule.
 
-A late consumer is not waited for and shifts nothing: the tokens that are due come at once.
+A late consumer shifts nothing: it gets the tokens that are due at once.
 """
 
 from __future__ import annotations

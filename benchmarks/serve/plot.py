@@ -27,7 +27,7 @@ COLOURS = (
     *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442"),
     *("#555555", "#777777", "#999999", "#bbbbbb", "#cccccc", "#dddddd", "#eeeeee"),
 )
-P50_COLOUR, P99_COLOUR, STEP_COLOUR = COLOURS[0], "#bbbbbb", COLOURS[5]
+P50_COLOUR, P99_COLOUR, STEP_COLOUR = "#333333", "#bbbbbb", "#d55e00"
 
 
 def render_svg(result: BenchmarkResult) -> str:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.cancel [--rounds 200] [--streams 64]
 
-Two ingress processes and a simulated model of one sequence at a time. One stream has the place and another waits for it; the
+Two ingress processes and a simulated model that runs one sequence. One stream has the place and another waits for it; the
 place is free at the latest when the first token of the other one is at the client, 1 ms of simulated prefill included. The
 call goes to the ingress that produces the stream and to the other one, without load and beside `--streams` streams that are
 read. All processes share this machine with the client. Run it from the top folder of the repository. Ports 8000, 8404, 9101

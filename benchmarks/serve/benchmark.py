@@ -80,7 +80,12 @@ def _measure_server(name: str, server: Server, launch: Launch, options: Options,
     idle_cpus = {role: used.cpu_s / idle.window_s for role, used in idle.roles.items()}
     runs = []
     for number in range(options.repeat):
-        runs.append(_measure_run(server, launch, options, idle_cpus))
+        load = run_load(
+            launch.endpoint, launch.workload, processes=options.client_processes, moment=server.snapshot
+        )
+        observation = observe(load.samples, options.limits, dropped=load.dropped)
+        usage = usage_between(load.before, load.after)
+        runs.append(run_result(observation, usage, idle_cpus, load.client_cpu_s))
         say(f"{launch.title}: run {number + 1} of {options.repeat}: {_in_short(runs[-1])}")
         sleep(SETTLE_S)
     return TargetResult(
@@ -113,14 +118,6 @@ def _warm_up(server: Server, launch: Launch) -> None:
     if "complete" not in outcomes:
         problems = "; ".join(sorted(outcomes)[:3])
         raise ServerFailed(f"no stream of the warm-up was complete: {problems}\n{server.log_tail()}")
-
-
-def _measure_run(server: Server, launch: Launch, options: Options, idle_cpus: dict[str, float]) -> RunResult:
-    load = run_load(
-        launch.endpoint, launch.workload, processes=options.client_processes, moment=server.snapshot
-    )
-    observation = observe(load.samples, options.limits, dropped=load.dropped)
-    return run_result(observation, usage_between(load.before, load.after), idle_cpus, load.client_cpu_s)
 
 
 def _in_short(run: RunResult) -> str:

@@ -84,25 +84,22 @@ class NativeDialect:
             return Verdict(f"ended with the error {frames[-1]['error']['code']}")
         if kinds[-1] != "end" or set(kinds[1:-1]) - {"delta"}:
             return Verdict("the stream is not start, deltas, end")
-        return _native_verdict(frames, workload, tokens)
-
-
-def _native_verdict(frames: list[dict[str, Any]], workload: Workload, tokens: int) -> Verdict:
-    deltas, end = frames[1:-1], frames[-1]
-    completion_tokens = int(end["usage"]["completion_tokens"])
-    cursor = 0
-    for delta in deltas:
-        cursor += int(delta["tokens"])
-        if delta["cursor"] != str(cursor):
-            return Verdict(f"the cursor {delta['cursor']} follows {cursor} tokens", completion_tokens)
-    text = "".join(delta["text"] for delta in deltas)
-    if [hashlib.sha256(text.encode()).hexdigest()] != end["text_sha256"]:
-        return Verdict("the text is not the one of text_sha256", completion_tokens)
-    if cursor > completion_tokens or (workload.ignore_eos and completion_tokens != tokens):
-        return Verdict(
-            f"{cursor} tokens came, {completion_tokens} were counted, {tokens} asked for", completion_tokens
-        )
-    return Verdict(None, completion_tokens)
+        deltas, end = frames[1:-1], frames[-1]
+        completion_tokens = int(end["usage"]["completion_tokens"])
+        cursor = 0
+        for delta in deltas:
+            cursor += int(delta["tokens"])
+            if delta["cursor"] != str(cursor):
+                return Verdict(f"the cursor {delta['cursor']} follows {cursor} tokens", completion_tokens)
+        text = "".join(delta["text"] for delta in deltas)
+        if [hashlib.sha256(text.encode()).hexdigest()] != end["text_sha256"]:
+            return Verdict("the text is not the one of text_sha256", completion_tokens)
+        if cursor > completion_tokens or (workload.ignore_eos and completion_tokens != tokens):
+            return Verdict(
+                f"{cursor} tokens came, {completion_tokens} were counted, {tokens} asked for",
+                completion_tokens,
+            )
+        return Verdict(None, completion_tokens)
 
 
 class ChatDialect:

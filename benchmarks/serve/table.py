@@ -17,7 +17,7 @@ def render(result: BenchmarkResult) -> str:
     measured = [target for target in result.targets if target.runs]
     parts = [_introduction(result)]
     if measured:
-        parts += [_delivery(result, measured), _cost(result, measured), _roles(measured), _idle(measured)]
+        parts += [_delivery(measured), _cost(result, measured), _roles(measured), _idle(measured)]
     parts += _model_ratio(result)
     parts += [
         f"{target.title}: failed: {(target.failure or '').splitlines()[0]}"
@@ -59,25 +59,25 @@ def _introduction(result: BenchmarkResult) -> str:
     )
 
 
-def _delivery(result: BenchmarkResult, targets: Sequence[TargetResult]) -> str:
+def _delivery(targets: Sequence[TargetResult]) -> str:
     header = [
         *("delivery", "TTFT p50", "p95", "p99 ms", "ITL p50", "p95", "p99 ms"),
         *("tokens/s", "goodput", "complete"),
     ]
-    return table(header, [[target.title, *_delivery_cells(target)] for target in targets])
-
-
-def _delivery_cells(target: TargetResult) -> list[str]:
     fields = ("p50", "p95", "p99")
-    figures = [target.median_of(lambda run: run.observation.ttft_ms, field) for field in fields]
-    figures += [target.median_of(lambda run: run.observation.itl_ms, field) for field in fields]
-    cells = [_number(figure, 1) for figure in figures]
-    cells.append(_number(target.median(lambda run: run.observation.tokens_per_s), 0))
-    goodput = target.median(lambda run: run.observation.goodput_share)
-    cells.append("-" if goodput is None else f"{goodput * 100:.0f} %")
-    complete = sum(run.observation.outcomes.get("complete", 0) for run in target.runs)
-    asked = sum(run.observation.streams + run.observation.dropped for run in target.runs)
-    return [*cells, f"{complete}/{asked}"]
+    rows = []
+    for target in targets:
+        latencies = [target.median_of(lambda run: run.observation.ttft_ms, field) for field in fields]
+        latencies += [target.median_of(lambda run: run.observation.itl_ms, field) for field in fields]
+        goodput = target.median(lambda run: run.observation.goodput_share)
+        complete = sum(run.observation.outcomes.get("complete", 0) for run in target.runs)
+        asked = sum(run.observation.streams + run.observation.dropped for run in target.runs)
+        row = [target.title, *(_number(latency, 1) for latency in latencies)]
+        row.append(_number(target.median(lambda run: run.observation.tokens_per_s), 0))
+        row.append("-" if goodput is None else f"{goodput * 100:.0f} %")
+        row.append(f"{complete}/{asked}")
+        rows.append(row)
+    return table(header, rows)
 
 
 def _cost(result: BenchmarkResult, targets: Sequence[TargetResult]) -> str:
@@ -86,21 +86,18 @@ def _cost(result: BenchmarkResult, targets: Sequence[TargetResult]) -> str:
         *("other CPUs busy", "memory grown MiB", "start s"),
     ]
     reference = _cpu(result.target(REFERENCE_TARGET))
-    return table(header, [[target.title, *_cost_cells(target, reference)] for target in targets])
-
-
-def _cost_cells(target: TargetResult, reference: float | None) -> list[str]:
-    cpu = _cpu(target)
-    ratio = f"{cpu / reference:.2f}" if cpu is not None and reference else "-"
-    return [
-        _number(cpu, 1),
-        _number(target.median(lambda run: run.cpu_us_per_token_without_background), 1),
-        ratio,
-        _number(target.median(lambda run: run.client_cpu_us_per_token), 1),
-        _number(target.median(lambda run: run.other_cpus), 2),
-        _number(target.median(lambda run: run.usage.rss_growth_bytes / MIB), 1),
-        f"{target.start_s:.1f}",
-    ]
+    rows = []
+    for target in targets:
+        cpu = _cpu(target)
+        row = [target.title, _number(cpu, 1)]
+        row.append(_number(target.median(lambda run: run.cpu_us_per_token_without_background), 1))
+        row.append(f"{cpu / reference:.2f}" if cpu is not None and reference else "-")
+        row.append(_number(target.median(lambda run: run.client_cpu_us_per_token), 1))
+        row.append(_number(target.median(lambda run: run.other_cpus), 2))
+        row.append(_number(target.median(lambda run: run.usage.rss_growth_bytes / MIB), 1))
+        row.append(f"{target.start_s:.1f}")
+        rows.append(row)
+    return table(header, rows)
 
 
 def _cpu(target: TargetResult | None) -> float | None:

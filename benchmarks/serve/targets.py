@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import msgspec
 import benchmarks
 from benchmarks.serve import serve_config
 from benchmarks.serve.server import free_port
-from benchmarks.serve.workload import Endpoint, Workload
+from benchmarks.serve.workload import DialectName, Endpoint, Workload
 
 # Of HAProxy's statistics and metrics: fixed, so they must be free too.
 HAPROXY_PORTS = (8404, 9101)
@@ -72,59 +73,39 @@ def _serve(plan: Plan, directory: Path, title: str, config: dict[str, Any], endp
     )
 
 
-def _project_in_haproxy_mode(plan: Plan, directory: Path) -> Launch:
-    shipped = serve_config.read_config(plan.config_path)
-    return _project(plan, directory, shipped, "this project, HAProxy + gRPC")
+def _shipped_config(plan: Plan, haproxy: bool) -> dict[str, Any]:
+    config = serve_config.read_config(plan.config_path)
+    return config if haproxy else serve_config.in_default_mode(config)
 
 
-def _project_in_default_mode(plan: Plan, directory: Path) -> Launch:
-    shipped = serve_config.in_default_mode(serve_config.read_config(plan.config_path))
-    return _project(plan, directory, shipped, "this project, Serve's default mode")
-
-
-def _project(plan: Plan, directory: Path, shipped: dict[str, Any], title: str) -> Launch:
+def _project(
+    plan: Plan,
+    directory: Path,
+    title: str,
+    *,
+    haproxy: bool = True,
+    path: str = "/v1/streams",
+    dialect: DialectName = "native",
+) -> Launch:
+    shipped = _shipped_config(plan, haproxy)
     config = serve_config.for_simulation(shipped, plan.workload, plan.first_token_s, plan.step_s)
     port, model = serve_config.port_of(config), serve_config.model_of(config)
-    return _serve(plan, directory, title, config, Endpoint(port, "/v1/streams", "native", model))
+    return _serve(plan, directory, title, config, Endpoint(port, path, dialect, model))
 
 
-def _project_in_chat_dialect(plan: Plan, directory: Path) -> Launch:
-    launch = _project_in_haproxy_mode(plan, directory)
-    endpoint = msgspec.structs.replace(launch.endpoint, path="/v1/chat/completions", dialect="chat")
-    return msgspec.structs.replace(launch, title="this project, OpenAI dialect", endpoint=endpoint)
-
-
-def _tutorial_in_haproxy_mode(plan: Plan, directory: Path) -> Launch:
-    shipped = serve_config.read_config(plan.config_path)
-    return _tutorial(plan, directory, shipped, "Serve tutorial, HAProxy + gRPC")
-
-
-def _tutorial_in_default_mode(plan: Plan, directory: Path) -> Launch:
-    shipped = serve_config.in_default_mode(serve_config.read_config(plan.config_path))
-    return _tutorial(plan, directory, shipped, "Serve tutorial, default mode")
-
-
-def _tutorial(plan: Plan, directory: Path, shipped: dict[str, Any], title: str) -> Launch:
+def _tutorial(plan: Plan, directory: Path, title: str, *, haproxy: bool) -> Launch:
     pace = {"first_token_s": plan.first_token_s, "step_s": plan.step_s}
-    config = serve_config.for_application(shipped, TUTORIAL, pace)
+    config = serve_config.for_application(_shipped_config(plan, haproxy), TUTORIAL, pace)
     endpoint = Endpoint(serve_config.port_of(config), "/generate", "plain")
     return _serve(plan, directory, title, config, endpoint)
 
 
-def _plain(plan: Plan, directory: Path) -> Launch:
-    return _baseline(plan, "uvicorn + Starlette, one process", f"{BASELINES}.plain_starlette")
-
-
-def _litserve(plan: Plan, directory: Path) -> Launch:
-    return _baseline(plan, "LitServe", f"{BASELINES}.litserve_server")
-
-
-def _baseline(plan: Plan, title: str, module: str) -> Launch:
+def _baseline(plan: Plan, directory: Path, title: str, module: str) -> Launch:
     port = free_port()
     pace = ["--first-token-s", str(plan.first_token_s), "--step-s", str(plan.step_s)]
     return Launch(
         title=title,
-        command=[sys.executable, "-m", module, "--port", str(port), *pace],
+        command=[sys.executable, "-m", f"{BASELINES}.{module}", "--port", str(port), *pace],
         endpoint=Endpoint(port, "/generate", "plain"),
         workload=plan.workload,
         ports=[port],
@@ -164,13 +145,15 @@ def _transformers(plan: Plan, directory: Path) -> Launch:
 
 
 TARGETS: dict[str, Callable[[Plan, Path], Launch]] = {
-    "project": _project_in_haproxy_mode,
-    "project-default": _project_in_default_mode,
-    "project-chat": _project_in_chat_dialect,
-    "tutorial": _tutorial_in_default_mode,
-    "tutorial-haproxy": _tutorial_in_haproxy_mode,
-    "plain": _plain,
-    "litserve": _litserve,
+    "project": partial(_project, title="this project, HAProxy + gRPC"),
+    "project-default": partial(_project, title="this project, Serve's default mode", haproxy=False),
+    "project-chat": partial(
+        _project, title="this project, OpenAI dialect", path="/v1/chat/completions", dialect="chat"
+    ),
+    "tutorial": partial(_tutorial, title="Serve tutorial, default mode", haproxy=False),
+    "tutorial-haproxy": partial(_tutorial, title="Serve tutorial, HAProxy + gRPC", haproxy=True),
+    "plain": partial(_baseline, title="uvicorn + Starlette, one process", module="plain_starlette"),
+    "litserve": partial(_baseline, title="LitServe", module="litserve_server"),
     "project-model": _project_with_model,
     "transformers": _transformers,
 }

@@ -20,9 +20,9 @@ REQUIRED = [Requirement(line) for line in PROJECT["dependencies"]]
 REQUIRED_BY_TESTS = [Requirement(line) for line in PROJECT["optional-dependencies"]["test"]]
 REQUIRED_BY_BENCHMARKS = [Requirement(line) for line in PROJECT["optional-dependencies"]["bench"]]
 EVERYTHING_REQUIRED = {str(line): line for line in REQUIRED + REQUIRED_BY_TESTS + REQUIRED_BY_BENCHMARKS}
-PACKAGES = ("app", "deployments", "streaming_inference")
+PACKAGES = ("app", "benchmarks", "deployments", "streaming_inference")
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-BENCHMARKS = [path for path in SOURCES if {"bench", "baselines"} & set(path.relative_to(ROOT).parts)]
+BENCHMARKS = [path for path in SOURCES if path.is_relative_to(ROOT / "benchmarks")]
 TESTS = [path for folder in ("examples", "tests") for path in sorted((ROOT / folder).rglob("*.py"))]
 
 MAX_FILE_LINES = 500

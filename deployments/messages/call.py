@@ -68,7 +68,8 @@ def decode_reply(request: Request[Result], reply: bytes) -> Result:
 @cache
 def _reply_decoder(request_class: type[Request[Any]]) -> msgspec.msgpack.Decoder[Any]:
     [result] = get_args(request_class.__orig_bases__[0])  # type: ignore[attr-defined]  # of every subclass of a generic class
-    return msgspec.msgpack.Decoder(Done[result] | ErrorReply)
+    done: Any = Done  # the type checker knows no types that are made at run time
+    return msgspec.msgpack.Decoder(done[result] | ErrorReply)
 
 
 def _classes(base: type[ServiceError]) -> dict[str, type[ServiceError]]:

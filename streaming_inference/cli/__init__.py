@@ -7,7 +7,7 @@ import importlib
 import click
 
 _COMMANDS = {
-    "bench": "app.cli.bench",
+    "bench": "benchmarks.cli",
     "cancel": "streaming_inference.cli.streams",
     "chat": "streaming_inference.cli.chat",
     "generate": "streaming_inference.cli.streams",

@@ -156,7 +156,7 @@ def test_no_command_waits_for_what_only_another_needs() -> None:
     program = (
         "import sys\nfrom streaming_inference.cli import main\n"
         "main(['generate', '--help'], standalone_mode=False)\n"
-        "assert 'app.bench' not in sys.modules and 'pydantic' not in sys.modules"
+        "assert 'benchmarks' not in sys.modules and 'pydantic' not in sys.modules"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60

@@ -1,4 +1,4 @@
-"""Admission: how many sequences and streams this process has under way, and the refusal of more.
+"""Admission: how many sequences and streams run in this process, and the refusal of more.
 
 A permit lives exactly as long as its stream. Nothing queues here: a request gets a permit at once, or the error.
 """
@@ -14,7 +14,7 @@ RETRY_AFTER_S = 1
 
 
 class Admission:
-    """Counts the sequences of one model that this process has under way."""
+    """Counts the sequences of one model that run in this process."""
 
     def __init__(self) -> None:
         self.sequences = 0
@@ -27,7 +27,7 @@ class Admission:
         """
         if not accepted and self.sequences + sequences > capacity:
             raise Overloaded(
-                f"The server is working on {self.sequences} sequences of {capacity}. Try again later.",
+                f"The server runs {self.sequences} sequences, and {sequences} more would exceed the maximum of {capacity}.",
                 retry_after_s=RETRY_AFTER_S,
             )
         self.sequences += sequences
@@ -53,7 +53,7 @@ class Quota:
         running = self._streams.get(owner, 0)
         if not accepted and running >= self._max_streams:
             raise TooManyStreams(
-                f"This key has {running} running streams, and may have {self._max_streams}.",
+                f"This key already has {running} running streams, the maximum.",
                 retry_after_s=RETRY_AFTER_S,
             )
         self._streams[owner] = running + 1

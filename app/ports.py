@@ -68,7 +68,7 @@ class Generation(Protocol):
     def replica(self) -> str: ...
 
     def pause(self) -> None:
-        """Asks the engine to leave the sequences out of its batch. Tokens under way may still arrive. Returns at once."""
+        """Asks the engine to leave the sequences out of its batch. Tokens that were sent may still arrive. Returns at once."""
         ...
 
     def resume(self) -> None:

@@ -23,7 +23,11 @@ class SimulatedSettings(_Section):
 
 
 class ModelSettings(_Section):
-    """One model: where it is, how it runs, how many replicas serve it."""
+    """One model: where it is, how it runs, how many replicas serve it.
+
+    `accept_timeout_s`: a replica that has not taken a job by then is passed over. `step_timeout_s`: a replica whose engine needs
+    longer for one step is unhealthy.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] = (
         "storyteller"
@@ -38,6 +42,8 @@ class ModelSettings(_Section):
     max_waiting_sequences: PositiveInt = 64
     kv_cache_tokens: PositiveInt = 65536
     prefill_chunk_tokens: PositiveInt = 512
+    accept_timeout_s: Seconds = 3
+    step_timeout_s: Seconds = 3
     min_replicas: PositiveInt = 1
     max_replicas: PositiveInt = 2
     cpus_per_replica: Annotated[float, Field(gt=0)] = 1.0
@@ -83,7 +89,11 @@ class IngressSettings(_Section):
 
 
 class StreamsSettings(_Section):
-    """How long streams are kept and how silence is treated."""
+    """How long streams are kept and how silence is treated.
+
+    `stall_timeout_s`: a generator replica whose channel is silent for so long is lost to its streams. `lease_s`: an ingress
+    process that the stream store has not heard of for so long loses its streams to others.
+    """
 
     backend: Literal["memory", "redis"] = "memory"
     redis_url: str | None = None
@@ -91,6 +101,7 @@ class StreamsSettings(_Section):
     grace_s: Seconds = 30
     heartbeat_s: Seconds = 10
     stall_timeout_s: Seconds = 3
+    lease_s: Seconds = 3
     reader_window_tokens: PositiveInt = 256
     max_readers: PositiveInt = 8
     max_streams: PositiveInt = 10_000

@@ -1,12 +1,12 @@
 """Milliseconds from the call that cancels a stream to its freed place in the batch.
 
-    python benchmarks/cancel.py [--rounds 200] [--streams 64]
+    python -m benchmarks.cancel [--rounds 200] [--streams 64]
 
-Two ingress processes and a simulated model of one sequence at a time. One stream has the place and another waits for it; the
+Two ingress processes and a simulated model that runs one sequence. One stream has the place and another waits for it; the
 place is free at the latest when the first token of the other one is at the client, 1 ms of simulated prefill included. The
-call goes to the ingress that drives the stream and to the other one, on a quiet server and while as many other streams as
-`--streams` says are read, and all processes share this machine with the client. Run it from the top folder of the repository,
-with nothing on ports 8000, 8404, 9101 and 30000 to 30019.
+call goes to the ingress that produces the stream and to the other one, without load and beside `--streams` streams that are
+read. All processes share this machine with the client. Run it from the top folder of the repository. Ports 8000, 8404, 9101
+and 30000 to 30019 must be free.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import os
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import yaml
 
-from app.bench.server import Server, running
-from app.bench.statistics import summarize
+from benchmarks.serve.server import Server, running
+from benchmarks.serve.summary import summarize
 
 PORT = 8000
 PORTS = (PORT, 8404, 9101)
@@ -36,7 +37,7 @@ ENDLESS = {"prompt": "x", "max_tokens": 2000, "on_disconnect": "continue", "deta
 
 
 def configuration() -> dict[str, Any]:
-    """The shipped one with two simulated models: `single` for the place that is freed, `pace` for the other streams."""
+    """The shipped one with two simulated models: `single` for the cancelled streams, `pace` for the others."""
     config: dict[str, Any] = yaml.safe_load(Path("serve_config.yaml").read_text())
     args = config["applications"][0]["args"]
     pace = {
@@ -60,7 +61,7 @@ def configuration() -> dict[str, Any]:
 
 
 async def ingress_addresses() -> list[str]:
-    """The addresses of the two ingress processes, past HAProxy. Waits until both are there."""
+    """The addresses of the two ingress processes, without HAProxy. Waits until both answer."""
     async with httpx.AsyncClient(timeout=5) as client:
         found: list[str] = []
         for _ in range(100):
@@ -69,39 +70,40 @@ async def ingress_addresses() -> list[str]:
                 break
             await asyncio.sleep(0.2)
         else:
-            raise SystemExit(f"two ingress processes should answer, and these do: {found}")
+            raise SystemExit(f"two ingress processes must answer, and {len(found)} did: {found}")
     return found
 
 
 async def _is_healthy(client: httpx.AsyncClient, port: int) -> bool:
     try:
-        return (await client.get(f"http://127.0.0.1:{port}/health")).json() == {"status": "ok"}
+        answer = await client.get(f"http://127.0.0.1:{port}/health")
+        return bool(answer.json() == {"status": "ok"})
     except (httpx.HTTPError, ValueError):
         return False
 
 
-async def start(client: httpx.AsyncClient, driver: str) -> str:
-    answer = await client.post(f"{driver}/v1/streams", json={**ENDLESS, "model": "single"})
+async def start(client: httpx.AsyncClient, producer: str) -> str:
+    answer = await client.post(f"{producer}/v1/streams", json={**ENDLESS, "model": "single"})
     return str(answer.json()["stream"])
 
 
-async def first_token_s(client: httpx.AsyncClient, driver: str, stream: str) -> float:
+async def first_token_s(client: httpx.AsyncClient, producer: str, stream: str) -> float:
     """When the stream's first delta came."""
-    async with client.stream("GET", f"{driver}/v1/streams/{stream}/events") as response:
+    async with client.stream("GET", f"{producer}/v1/streams/{stream}/events") as response:
         async for line in response.aiter_lines():
             if line.startswith("data: ") and '"type":"delta"' in line:
                 return time.perf_counter()
     raise SystemExit(f"the stream {stream} ended without a token")
 
 
-async def measure(client: httpx.AsyncClient, driver: str, caller: str, rounds: int) -> list[float]:
-    """Seconds from call to freed place, of `rounds` cancellations at `caller` of streams that `driver` drives."""
+async def measure(client: httpx.AsyncClient, producer: str, caller: str, rounds: int) -> list[float]:
+    """Seconds from call to freed place, of `rounds` cancellations at `caller` of streams that `producer` produces."""
     took_s = []
-    stream = await start(client, driver)
-    await first_token_s(client, driver, stream)
+    stream = await start(client, producer)
+    await first_token_s(client, producer, stream)
     for _ in range(rounds):
-        waiting = await start(client, driver)
-        freed = asyncio.ensure_future(first_token_s(client, driver, waiting))
+        waiting = await start(client, producer)
+        freed = asyncio.ensure_future(first_token_s(client, producer, waiting))
         await asyncio.sleep(0.05)
         began_s = time.perf_counter()
         answer = await client.delete(f"{caller}/v1/streams/{stream}")
@@ -113,7 +115,7 @@ async def measure(client: httpx.AsyncClient, driver: str, caller: str, rounds: i
 
 
 class Reader(asyncio.Protocol):
-    """Reads one stream after the other, through HAProxy, at next to no cost: what comes is dropped."""
+    """Reads one stream through HAProxy at little cost: it only counts the bytes."""
 
     def __init__(self, seed: int, lost: asyncio.Future[None]) -> None:
         self.bytes = 0
@@ -138,15 +140,13 @@ async def read_forever(seed: int) -> None:
     loop = asyncio.get_running_loop()
     while True:
         lost: asyncio.Future[None] = loop.create_future()
-        transport, reader = await loop.create_connection(
-            lambda lost=lost: Reader(seed, lost), "127.0.0.1", PORT
-        )
+        transport, reader = await loop.create_connection(partial(Reader, seed, lost), "127.0.0.1", PORT)
         try:
             await lost
         finally:
             transport.abort()
         if reader.bytes < 10_000:
-            raise SystemExit("a stream that was to run beside the measured ones was refused or broke")
+            raise SystemExit(f"a stream of the load ended after {reader.bytes} bytes: refused or broken")
 
 
 async def compare(rounds: int, streams: int) -> None:
@@ -157,11 +157,11 @@ async def compare(rounds: int, streams: int) -> None:
         for load in sorted({0, streams}):
             readers = [asyncio.ensure_future(read_forever(seed)) for seed in range(load)]
             await asyncio.sleep(2.0 if load else 0.0)
-            for title, caller in (("driving ingress", first), ("other ingress", second)):
+            for title, caller in (("producing ingress", first), ("other ingress", second)):
                 seen = summarize([1000 * each for each in await measure(client, first, caller, rounds)])
                 assert seen is not None
                 print(
-                    f"{load:3d} other streams, through the {title + ':':17s} n {seen.count}, p50 {seen.p50:.1f} ms, "
+                    f"{load:3d} other streams, through the {title + ':':18s} n {seen.count}, p50 {seen.p50:.1f} ms, "
                     f"p99 {seen.p99:.1f} ms, max {seen.maximum:.1f} ms "
                     f"(load average {os.getloadavg()[0]:.1f})",
                     flush=True,

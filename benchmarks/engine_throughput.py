@@ -1,11 +1,11 @@
 """Tokens per second of the engine against a hand-written DynamicCache loop of the same random model, side by side.
 
-    python benchmarks/engine_throughput.py [--batches 1 8 32] [--prompt 64] [--new 64] [--rounds 3] [--cpu]
+    python -m benchmarks.engine_throughput [--batches 1 8 32] [--prompt 64] [--new 64] [--rounds 3] [--cpu]
 
 The loop is the best case of plain transformers: all prompts have one length, are prefilled together and end together; greedy
 tokens are taken with argmax. The engine gets the same prompts as separate requests. The rounds alternate; the best of each is
-compared, because a shared machine only ever makes a run slower. `--cpu` counts CPU seconds instead of seconds, which says
-more when others use the machine at the same time.
+compared, because other programs can only make a run slower. `--cpu` counts CPU seconds instead of seconds, the better
+figure on a machine that runs other programs.
 """
 
 from __future__ import annotations

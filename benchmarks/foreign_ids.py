@@ -1,11 +1,11 @@
-"""Whether the time of an answer tells a stream that is somebody else's from one that was never there.
+"""Whether the time of an answer distinguishes a stream of another caller from one that does not exist.
 
-    python benchmarks/foreign_ids.py [--url http://127.0.0.1:8000] [--rounds 1000]
+    python -m benchmarks.foreign_ids [--url http://127.0.0.1:8000] [--rounds 1000]
 
 Asks a running server, on one connection and in random order, for streams of another caller (one that runs, one that has
 ended) and for one that does not exist. Every answer must be the same 404. Prints the medians, and how often an answer about the
-foreign stream took longer than one about an unknown id: 0.5 says nothing, and luck stays within the bounds beside it in 95 of
-100 measurements (the normal approximation of the Mann-Whitney U test).
+foreign stream took longer than one about an unknown id. 0.5 is no difference; chance alone stays within the bounds beside it in
+95 of 100 measurements (the normal approximation of the Mann-Whitney U test).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def measure(client: httpx.Client, rounds: int) -> dict[tuple[str, str], list[flo
     while state(client, ended) == "running":
         time.sleep(0.05)
     running = start(client, max_tokens=200)
-    # The same one all the time, as with the others: a string that is new costs a little more wherever it is looked up.
+    # Always the same id, as with the others: a new string costs a little more in each look-up.
     unknown = f"st_{secrets.token_hex(16)}"
     bodies = set()
     for _ in range(rounds):
@@ -70,7 +70,9 @@ def measure(client: httpx.Client, rounds: int) -> dict[tuple[str, str], list[flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Times answers about streams of others and of nobody.")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--rounds", type=int, default=1000)
     options = parser.parse_args()
@@ -90,7 +92,7 @@ def main() -> None:
                 "foreign_p50_ms": round(statistics.median(foreign), 3),
                 "unknown_p50_ms": round(statistics.median(unknown), 3),
                 "foreign_takes_longer": round(exceeds(foreign, unknown), 3),
-                "by_luck": [round(0.5 - bound, 3), round(0.5 + bound, 3)],
+                "by_chance": [round(0.5 - bound, 3), round(0.5 + bound, 3)],
             }
             print(json.dumps(line))
 

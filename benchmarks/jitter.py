@@ -1,10 +1,10 @@
-"""What the jitter buffer of the client library does on links that deliver in fits and starts, and what it costs.
+"""What the jitter buffer of the client library does on links that deliver unevenly, and what it costs.
 
-    python benchmarks/jitter.py [--tokens 2000] [--seed 1]
+    python -m benchmarks.jitter [--tokens 2000] [--seed 1]
 
-A server makes a token every 20 ms. Links delay each token by chance, and keep their order. The buffer is
-`app.client.jitter.Playout`, which `stream.text(smooth=True)` uses; time is simulated, so the figures are the same on every
-machine. "Long gaps": the share of the gaps between two texts that are longer than twice the median gap.
+A server makes a token every 20 ms. Links delay each token at random and keep their order. The buffer is
+`streaming_inference.jitter.Playout`, which `stream.text(smooth=True)` uses; time is simulated, so the figures are the same on
+every machine. ITL is the time between two texts; long ITL is the share of it that is longer than twice the median.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import mean, median
 
-from app.client.jitter import Piece, Playout
+from streaming_inference.jitter import Piece, Playout
 
 STEP_S = 0.02
 
@@ -30,13 +30,13 @@ class Played:
     delays_s: list[float]
 
     @property
-    def gaps_s(self) -> list[float]:
+    def itl_s(self) -> list[float]:
         return [late_s - early_s for early_s, late_s in pairwise(self.times_s)]
 
     @property
-    def long_gaps(self) -> float:
-        limit_s = 2 * median(self.gaps_s) + 1e-9
-        return sum(gap_s > limit_s for gap_s in self.gaps_s) / len(self.gaps_s)
+    def long_itl(self) -> float:
+        limit_s = 2 * median(self.itl_s) + 1e-9
+        return sum(each_s > limit_s for each_s in self.itl_s) / len(self.itl_s)
 
 
 def even(rng: random.Random, sent_s: float) -> float:
@@ -45,18 +45,18 @@ def even(rng: random.Random, sent_s: float) -> float:
 
 
 def wireless(rng: random.Random, sent_s: float) -> float:
-    """A wireless network: some milliseconds, and now and then a packet that is sent again."""
+    """A wireless network: some milliseconds, and one packet in a hundred that is sent again."""
     return rng.gammavariate(2, 0.004) + (rng.uniform(0.06, 0.2) if rng.random() < 0.01 else 0.0)
 
 
 def mobile(rng: random.Random, sent_s: float) -> float:
-    """A mobile network: a turn every 100 ms, and seldom a long silence."""
+    """A mobile network: a turn every 100 ms, and three long silences in a thousand packets."""
     turn_s = 0.1 - sent_s % 0.1
     return turn_s + rng.gammavariate(2, 0.005) + (rng.uniform(0.2, 0.5) if rng.random() < 0.003 else 0.0)
 
 
 def proxy(rng: random.Random, sent_s: float) -> float:
-    """A proxy that hands on what has gathered four times a second."""
+    """A proxy that forwards its buffer four times a second."""
     return 0.25 - sent_s % 0.25
 
 
@@ -67,9 +67,9 @@ LINKS: dict[str, Callable[[random.Random, float], float]] = {
     "proxy": proxy,
 }
 COLUMNS = (
-    "long gaps without",
+    "long ITL without",
     "with",
-    "longest gap without, ms",
+    "longest ITL without, ms",
     "with, ms",
     "added delay in the mean, ms",
     "of the first text, ms",
@@ -121,10 +121,10 @@ def main() -> None:
         plain = Played(arrived_s, [0.0] * len(arrived_s))
         smooth = played(arrived_s)
         cells = [
-            f"{100 * plain.long_gaps:.1f} %",
-            f"{100 * smooth.long_gaps:.1f} %",
-            f"{1000 * max(plain.gaps_s):.0f}",
-            f"{1000 * max(smooth.gaps_s):.0f}",
+            f"{100 * plain.long_itl:.1f} %",
+            f"{100 * smooth.long_itl:.1f} %",
+            f"{1000 * max(plain.itl_s):.0f}",
+            f"{1000 * max(smooth.itl_s):.0f}",
             f"{1000 * mean(smooth.delays_s):.0f}",
             f"{1000 * smooth.delays_s[0]:.0f}",
             f"{1000 * smooth.delays_s[-1]:.0f}",

@@ -1,11 +1,11 @@
-"""What it costs to record a token in the log of streams: in the ingress and in the log's process, without the link between them.
+"""CPU time to record a token in the stream store: in the ingress and in the store's process, without the link between them.
 
-    python benchmarks/recording.py [--streams 96] [--rounds 2000]
+    python -m benchmarks.recording [--streams 96] [--rounds 2000]
 
-Real streams are fed one token each, then the recorder writes them in one call, as it does every 20 ms. The call is made in this
-process, and its time is taken in parts: the log's is that of decoding the call, taking the tokens and encoding the answer, the
-ingress's is the rest, from the wake-up of the recorder on. Printed is the processor time per token: the median round and the
-round at the tenth percentile, which says more on a machine that others use, too.
+Real streams get one token each, then the recorder writes them in one call, as it does every 20 ms. The call stays in this
+process, and its time has two parts. The store's part is to decode the call, take the tokens and encode the answer; the
+ingress's part is the rest, from the wake-up of the recorder on. The output is CPU time per token: the median round and the
+tenth percentile, which is the better figure on a machine that runs other programs.
 """
 
 from __future__ import annotations
@@ -25,31 +25,32 @@ from app.schema.sampling import SamplingParams
 from app.schema.tokens import TokenBatch
 from app.settings import ModelSettings
 from app.streams.choice import Choice
-from app.streams.log import StreamRecord
-from app.streams.memory_log import LogBounds
 from app.streams.recorder import Recorder
+from app.streams.store import StreamRecord
+from app.streams.store_bounds import StoreBounds
 from app.streams.stream import Stream
 from app.text.pipeline import ChoiceText
-from deployments.model_files import load_tokenizer, model_path, printable_token_ids
-from deployments.stream_log import StreamLog
-from deployments.stream_log_client import StreamLogClient
+from benchmarks.serve.summary import quantiles
+from deployments.ingress.store_client import StreamStoreClient
+from deployments.model.files import load_tokenizer, model_path, printable_token_ids
+from deployments.stream_store.deployment import StreamStore
 
 WARM_UP_ROUNDS = 50
-DRIVER = secrets.token_hex(8)
+PRODUCER = secrets.token_hex(8)
 
 
 class TimedLink:
-    """Implements `deployments.link.Link` over a log in this process, and takes the time of each call."""
+    """Implements `deployments.links.link.Link` over a store in this process, and takes the time of each call."""
 
-    def __init__(self, log: StreamLog) -> None:
+    def __init__(self, store: StreamStore) -> None:
         self.calls = 0
         self.bytes = 0
         self.last_ns = 0
-        self._log = log
+        self._store = store
 
     async def call(self, request: bytes, timeout_s: float) -> bytes:
         began_ns = time.thread_time_ns()
-        answer = await self._log.call(request)
+        answer = await self._store.call(request)
         self.last_ns = time.thread_time_ns() - began_ns
         self.calls += 1
         self.bytes = len(request)
@@ -57,7 +58,7 @@ class TimedLink:
 
 
 class LeapingClock:
-    """So much time passes between two looks at it that the recorder never waits."""
+    """Each reading is a second later than the last, so that the recorder never waits."""
 
     def __init__(self) -> None:
         self._now_s = 0.0
@@ -96,18 +97,18 @@ def make_stream(recorder: Recorder, tokenizer: Tokenizer) -> Stream:
 
 
 async def measure(streams_number: int, rounds: int) -> tuple[list[float], list[float], int]:
-    """Microseconds per token of each round, in the ingress and in the log, and the bytes of a call."""
-    link = TimedLink(StreamLog(LogBounds(max_tokens=1_000_000_000)))
-    client = StreamLogClient(link)
-    recorder = Recorder(client, DRIVER, LeapingClock(), on_stale=lambda stream: None)
+    """Microseconds per token of each round, in the ingress and in the store, and the bytes of a call."""
+    link = TimedLink(StreamStore(StoreBounds(max_tokens=1_000_000_000)))
+    client = StreamStoreClient.over(link)
+    recorder = Recorder(client, PRODUCER, LeapingClock(), on_stale=lambda stream: None)
     tokenizer = load_tokenizer(model_path(ModelSettings(name="m")))
     token_ids, draw = printable_token_ids(tokenizer), random.Random(1)
     streams = [make_stream(recorder, tokenizer) for _ in range(streams_number)]
     for stream in streams:
-        await client.create(stream.record, DRIVER)
+        await client.create(stream.record, PRODUCER)
         recorder.start(stream, 1, [0])
     recording = asyncio.create_task(recorder.run())
-    ingress, log = [], []
+    ingress, store = [], []
     for position in range(WARM_UP_ROUNDS + rounds):
         for stream in streams:
             stream.feed(TokenBatch(0, 0, position, [draw.choice(token_ids)]))
@@ -116,14 +117,14 @@ async def measure(streams_number: int, rounds: int) -> tuple[list[float], list[f
         while link.calls == calls:  # noqa: ASYNC110
             await asyncio.sleep(0)
         ingress.append((time.thread_time_ns() - began_ns - link.last_ns) / streams_number / 1e3)
-        log.append(link.last_ns / streams_number / 1e3)
+        store.append(link.last_ns / streams_number / 1e3)
     recording.cancel()
-    return ingress[WARM_UP_ROUNDS:], log[WARM_UP_ROUNDS:], link.bytes
+    return ingress[WARM_UP_ROUNDS:], store[WARM_UP_ROUNDS:], link.bytes
 
 
 def show(title: str, costs: Sequence[float]) -> None:
-    costs = sorted(costs)
-    print(f"{title}: {costs[len(costs) // 2]:.2f} µs/token, tenth percentile {costs[len(costs) // 10]:.2f}")
+    deciles = quantiles(costs, 10)
+    print(f"{title}: {deciles[4]:.2f} µs/token, tenth percentile {deciles[0]:.2f}")
 
 
 @click.command()
@@ -131,9 +132,9 @@ def show(title: str, costs: Sequence[float]) -> None:
 @click.option("--rounds", default=2000, show_default=True)
 def main(streams: int, rounds: int) -> None:
     """Print the cost of recording a token."""
-    ingress, log, length = uvloop.run(measure(streams, rounds))
+    ingress, store, length = uvloop.run(measure(streams, rounds))
     show("ingress", ingress)
-    show("log", log)
+    show("store", store)
     print(f"a call: {length / streams:.1f} bytes/token")
 
 

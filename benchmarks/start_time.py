@@ -1,6 +1,6 @@
-"""Seconds from `serve run` to the first streamed token, beside an empty Serve application to its first answer.
+"""Seconds from `serve run` to the first streamed token, and of an empty Serve application to its first answer.
 
-    python benchmarks/start_time.py [--rounds 1]
+    python -m benchmarks.start_time [--rounds 1]
 
 Both run in HAProxy mode with the shipped `controller_options`, one after the other, from the top folder of the repository.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import yaml
 
-from app.bench.server import running
+from benchmarks.serve.server import running
 
 ADDRESS = "http://127.0.0.1:8000"
 PORTS = (8000, 8404, 9101)
@@ -49,7 +49,7 @@ def seconds_until(config: dict[str, Any], succeeded: Any) -> float:
                 except httpx.HTTPError:
                     pass
                 time.sleep(0.05)
-    raise SystemExit("the server did not answer in time")
+    raise SystemExit(f"the server did not answer within {LIMIT_S:g} s")
 
 
 def main() -> None:
@@ -62,7 +62,11 @@ def main() -> None:
     empty = {
         **shipped,
         "applications": [
-            {"name": "empty", "route_prefix": "/", "import_path": "benchmarks.empty_application:application"}
+            {
+                "name": "empty",
+                "route_prefix": "/",
+                "import_path": "benchmarks.baselines.empty_application:application",
+            }
         ],
     }
     for _ in range(rounds):

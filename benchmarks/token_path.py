@@ -1,11 +1,11 @@
-"""What a token costs in the ingress, and nothing else: from the message of the channel to the socket, without Ray.
+"""CPU time of a token in the ingress alone: from the message of the channel to the socket, without Ray.
 
-    python benchmarks/token_path.py [--streams 96] [--steps 400]
+    python -m benchmarks.token_path [--streams 96] [--steps 400]
 
-The whole application answers real connections, whose other ends are read by a process of its own. The messages are made
-beforehand, as a generator sends them: one token for every stream. Each is taken in one go on the event loop, and the CPU time of
-that is what is printed, per token: the median step and the step at the tenth percentile, which says more on a machine that
-others use, too. "Written" has the kernel's work for the write in it; "Python" is the same without the write.
+The whole application answers real connections; another process reads them. The messages are those of a generator: one token
+for every stream. The event loop takes each message without a pause. The output is the CPU time of that, per token: the median
+step and the tenth percentile, which is the better figure on a machine that runs other programs. "written" contains the
+kernel's work for the write; "Python" is the same without the write.
 """
 
 from __future__ import annotations
@@ -32,19 +32,21 @@ from app.clock import SystemClock
 from app.model import Model
 from app.ports import ModelCard, TokenSink
 from app.schema.requests import GenerationRequest
-from app.schema.tokens import Job, TokenBatch
+from app.schema.tokens import Job, Steering, TokenBatch
 from app.service import GenerationService
 from app.settings import ModelSettings, Settings
-from app.streams.memory_log import LogBounds, MemoryStreamLog
-from deployments.channel import ChannelMessage, decode_message, encode
-from deployments.model_files import load_tokenizer, model_path, printable_token_ids
+from app.streams.memory_store import MemoryStreamStore
+from app.streams.store_bounds import StoreBounds
+from benchmarks.serve.summary import quantiles
+from deployments.messages.generation import ChannelMessage, decode_message, encode
+from deployments.model.files import load_tokenizer, model_path, printable_token_ids
 
 WARM_UP_STEPS = 20
 BETWEEN_STEPS_S = 0.003
 
 
 class Accepting:
-    """A generator that accepts every job; what it says is up to the benchmark."""
+    """A generator that accepts every job; the benchmark feeds its tokens."""
 
     replica = "replica"
     capacity = 10_000
@@ -59,6 +61,7 @@ class Accepting:
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
+    def steer(self, steering: Steering) -> None: ...
 
 
 class Prompts:
@@ -88,7 +91,7 @@ class Prompts:
 
 
 def read_all(port: int, streams: int) -> None:
-    """The clients: starts the streams and reads what comes, until it is ended."""
+    """The clients: starts the streams and reads them until the process is killed."""
     body = json.dumps({"prompt_token_ids": [5, 6, 7]}).encode()
     head = b"POST /v1/streams HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
     selector = selectors.DefaultSelector()
@@ -104,15 +107,15 @@ def read_all(port: int, streams: int) -> None:
 async def measure(
     streams: int, steps: int, listener: socket.socket, report: Callable[[list[float]], None]
 ) -> None:
-    """Tells `report` the CPU microseconds per token of each step, in ascending order."""
+    """Calls `report` with the CPU microseconds per token of each step."""
     generator, prompts = Accepting(), Prompts()
     limits = {"max_output_tokens": 100_000, "max_streams_per_key": 10_000}
     settings = Settings.model_validate(
         {"models": [{"name": "m", "max_running_sequences": 4096}], "limits": limits}
     )
     model = Model(settings.models[0], prompts, generator)
-    log = MemoryStreamLog(LogBounds(), SystemClock())
-    service = GenerationService(settings, {"m": model}, log, ingress="i", clock=SystemClock())
+    store = MemoryStreamStore(StoreBounds(), SystemClock())
+    service = GenerationService(settings, {"m": model}, store, ingress="i", clock=SystemClock())
     await service.load()
     config = uvicorn.Config(build_app(service), http="httptools", lifespan="off", log_config=None)
     serving = asyncio.create_task(uvicorn.Server(config).serve([listener]))
@@ -132,12 +135,12 @@ async def measure(
             generator.sinks[batch.key].feed(batch)
         if step >= 0:
             costs.append((time.thread_time_ns() - began_ns) / streams / 1e3)
-    report(sorted(costs))
+    report(costs)
     await serving
 
 
 def print_costs(title: str, streams: int, steps: int, *, writing: bool) -> None:
-    """Measures in this process, which ends with it."""
+    """Measures in this process and ends the process."""
     if not writing:
         server_send.ChunkedBody.write = lambda self, body: True  # type: ignore[method-assign]
     with socket.create_server(("127.0.0.1", 0), backlog=streams) as listener:
@@ -147,9 +150,8 @@ def print_costs(title: str, streams: int, steps: int, *, writing: bool) -> None:
 
         def report(costs: list[float]) -> None:
             clients.kill()
-            print(
-                f"{title}: {costs[len(costs) // 2]:.1f} µs/token, tenth percentile {costs[len(costs) // 10]:.1f}"
-            )
+            deciles = quantiles(costs, 10)
+            print(f"{title}: {deciles[4]:.1f} µs/token, tenth percentile {deciles[0]:.1f}")
             sys.stdout.flush()
             os._exit(0)  # the streams have no end
 

@@ -11,9 +11,10 @@ from ray import serve
 from ray.serve import Application
 
 from app.settings import ModelSettings, Settings
+from app.streams.store_bounds import StoreBounds
 from deployments.generator.deployment import Generator
 from deployments.ingress.deployment import Ingress
-from deployments.stream_store.deployment import StreamStore, store_bounds
+from deployments.stream_store.deployment import StreamStore
 from deployments.tokenizer.deployment import Tokenizer
 
 ROUTER = {"request_router_class": "deployments.ingress.router.ReplicaRouter"}
@@ -66,7 +67,7 @@ def _stream_store(args: Settings) -> Application:
         **LINKED,
         ray_actor_options={"num_cpus": 0},
     )(StreamStore)
-    return deployment.bind(store_bounds(args))
+    return deployment.bind(StoreBounds.from_settings(args))
 
 
 def _label(model: ModelSettings, args: Settings) -> str:

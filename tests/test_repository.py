@@ -10,6 +10,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -19,9 +20,10 @@ REQUIRED = [Requirement(line) for line in PROJECT["dependencies"]]
 REQUIRED_BY_TESTS = [Requirement(line) for line in PROJECT["optional-dependencies"]["test"]]
 REQUIRED_BY_BENCHMARKS = [Requirement(line) for line in PROJECT["optional-dependencies"]["bench"]]
 EVERYTHING_REQUIRED = {str(line): line for line in REQUIRED + REQUIRED_BY_TESTS + REQUIRED_BY_BENCHMARKS}
-SOURCES = [path for package in ("app", "deployments") for path in sorted((ROOT / package).rglob("*.py"))]
-BENCHMARKS = [path for path in SOURCES if {"bench", "baselines"} & set(path.relative_to(ROOT).parts)]
-TESTS = sorted((ROOT / "tests").rglob("*.py"))
+PACKAGES = ("app", "benchmarks", "deployments", "streaming_inference")
+SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+BENCHMARKS = [path for path in SOURCES if path.is_relative_to(ROOT / "benchmarks")]
+TESTS = [path for folder in ("examples", "tests") for path in sorted((ROOT / folder).rglob("*.py"))]
 
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 70
@@ -80,7 +82,7 @@ def test_what_is_imported_is_declared(paths: list[Path], requirements: list[Requ
     distributions = packages_distributions()
     undeclared = []
     for name, place in imported_packages(paths).items():
-        if name in sys.stdlib_module_names or name in ("app", "deployments", "tests"):
+        if name in sys.stdlib_module_names or name in (*PACKAGES, "tests"):
             continue
         if not declared & {
             canonicalize_name(distribution) for distribution in distributions.get(name, [name])
@@ -100,3 +102,23 @@ def test_what_is_declared_is_pinned_for_ci(requirement: Requirement) -> None:
     assert version is not None, "not in constraints.txt"
     assert requirement.specifier.contains(version), f"{version} is outside of {requirement.specifier}"
     assert "+" not in version, "a local version label binds the pin to one index"
+
+
+def test_the_hooks_run_what_lint_runs() -> None:
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert recipe is not None
+    commands = recipe[1].replace("$(VENV)", ".venv").replace("\t", "").splitlines()
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"][0]["hooks"]
+    assert [hook["entry"] for hook in hooks] == commands
+
+
+def test_the_guide_names_files_that_exist() -> None:
+    named = re.findall(r"`([\w.-]+/[\w./-]*)`", (ROOT / "CONTRIBUTING.md").read_text("utf-8"))
+    assert len(named) > 30
+    missing = [path for path in named if not (ROOT / path).exists()]
+    assert not missing, "\n".join(missing)
+
+
+def test_the_changelog_has_this_version() -> None:
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert headings[0] == PROJECT["version"]

@@ -15,14 +15,14 @@ def key() -> None:
 
 
 @key.command("create")
-@click.option("--name", required=True, help="Whose key it is.")
+@click.option("--name", required=True, help="Name of the key's owner.")
 @click.option(
     "--file",
     "path",
     type=click.Path(path_type=Path, dir_okay=False),
     default="keys.json",
     show_default=True,
-    help="The file of keys; made if there is none.",
+    help="The file of keys; created if it does not exist.",
 )
 def create(name: str, path: Path) -> None:
     """Print a new key, once, and add its digest to the file. A running server takes it within a second."""
@@ -30,4 +30,4 @@ def create(name: str, path: Path) -> None:
         click.echo(create_key(path, name))
     except KeyFileError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{path} has its digest. The key is nowhere else: keep it.", err=True)
+    click.echo(f"{path} has its digest. The key is not stored: keep it.", err=True)

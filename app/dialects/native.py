@@ -8,29 +8,10 @@ from typing import Any
 import msgspec
 
 from app.errors import InternalError, ServiceError
-from app.schema.frames import ChoiceEnd, Delta, End, ErrorDetail, Frame, Logprob, Start
+from streaming_inference.choice_fold import ChoiceFold
+from streaming_inference.frames import ChoiceEnd, Delta, End, ErrorDetail, Frame, Start
 
 RETRY_AFTER_S = 1
-
-
-class ChoiceFold:
-    """What the deltas of one choice add up to."""
-
-    def __init__(self) -> None:
-        self.token_ids: list[int] | None = None
-        self.logprobs: list[Logprob] | None = None
-        self._texts: list[str] = []
-
-    def add(self, delta: Delta) -> None:
-        self._texts.append(delta.text)
-        if delta.token_ids is not None:
-            self.token_ids = (self.token_ids or []) + delta.token_ids
-        if delta.logprobs is not None:
-            self.logprobs = (self.logprobs or []) + delta.logprobs
-
-    @property
-    def text(self) -> str:
-        return "".join(self._texts)
 
 
 class FrameFold:

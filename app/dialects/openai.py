@@ -15,11 +15,12 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from app.dialects.native import ChoiceFold, FrameFold
+from app.dialects.native import FrameFold
 from app.ports import ModelCard
 from app.schema.frames import ChoiceEnd, Delta, End, ErrorDetail, FinishReason, Frame, Logprob, Start, Usage
 from app.schema.openai import StreamOptions
 from app.wire import sse
+from streaming_inference.choice_fold import ChoiceFold
 
 # The dialect has no word for "cancelled". Whoever still reads then has an answer that was cut off before its natural end,
 # which is what clients take "length" for; "stop" would call it complete. `stop_reason` says what it was.

@@ -1,97 +1,31 @@
-"""The frames of a stream: one closed union, the same for every protocol.
+"""The frames of a stream. They are part of the public package: what the server writes is what a client reads."""
 
-A cursor is the number of tokens behind a frame; with several choices, their counts joined by dots. Each wire format is an
-encoder of these at the edge.
-"""
+from streaming_inference.frames import (
+    ChoiceEnd,
+    Delta,
+    End,
+    Error,
+    ErrorDetail,
+    FinishReason,
+    Frame,
+    Logprob,
+    Start,
+    Timings,
+    TopLogprob,
+    Usage,
+)
 
-from __future__ import annotations
-
-from typing import Literal
-
-import msgspec
-
-FinishReason = Literal["stop", "length", "content_filter", "cancelled"]
-
-
-class TopLogprob(msgspec.Struct, frozen=True):
-    token: str
-    logprob: float
-    bytes: list[int] | None
-
-
-class Logprob(msgspec.Struct, frozen=True):
-    """One token as text with its log probability and the likeliest alternatives, in the shape of the OpenAI API."""
-
-    token: str
-    logprob: float
-    bytes: list[int] | None
-    top_logprobs: list[TopLogprob]
-
-
-class Usage(msgspec.Struct, frozen=True):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    cached_tokens: int = 0
-
-
-class Timings(msgspec.Struct, frozen=True):
-    """Milliseconds since the request was accepted for work; `ttft_ms` is None when no token came."""
-
-    queue_ms: float
-    ttft_ms: float | None
-    total_ms: float
-    tokens_per_s: float
-
-
-class ChoiceEnd(msgspec.Struct, frozen=True):
-    index: int
-    finish_reason: FinishReason
-    stop_reason: str | int | None
-
-
-class ErrorDetail(msgspec.Struct, frozen=True):
-    code: str
-    message: str
-    type: str
-    retryable: bool
-
-
-class Start(msgspec.Struct, frozen=True, tag_field="type", tag="start"):
-    cursor: str
-    stream: str
-    model: str
-    created: int
-    seed: int
-    prompt_tokens: int
-
-
-class Delta(msgspec.Struct, frozen=True, tag_field="type", tag="delta", omit_defaults=True):
-    """Text that choice `index` gained with its last `tokens` tokens. The text may be empty; the tokens never are.
-
-    `steered`: the tokens are not the model's but were put in. Text that was held back before may stand in front.
-    """
-
-    cursor: str
-    index: int
-    text: str
-    tokens: int
-    token_ids: list[int] | None = None
-    logprobs: list[Logprob] | None = None
-    steered: bool = False
-
-
-class End(msgspec.Struct, frozen=True, tag_field="type", tag="end"):
-    cursor: str
-    choices: list[ChoiceEnd]
-    usage: Usage
-    timings: Timings
-    text_sha256: list[str]
-
-
-class Error(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
-    cursor: str
-    error: ErrorDetail
-
-
-Frame = Start | Delta | End | Error
+__all__ = [
+    "ChoiceEnd",
+    "Delta",
+    "End",
+    "Error",
+    "ErrorDetail",
+    "FinishReason",
+    "Frame",
+    "Logprob",
+    "Start",
+    "Timings",
+    "TopLogprob",
+    "Usage",
+]

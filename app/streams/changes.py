@@ -1,4 +1,4 @@
-"""What is changed in a stream while it runs: stop strings that are added, tokens that are put in.
+"""What is changed in a stream while it runs: stop strings that are added, text that steers it.
 
 A change is ordered at any time and made when it may be; then it is an edit of every choice that had not ended. The producer
 makes it, and the store is told of it with the tokens after it. Until the store knows, the edit is a barrier to readers: if this
@@ -32,7 +32,7 @@ class Changes:
         self.waiting: list[Change] = []
         self._choices = choices
         self._from: list[int] | None = None
-        self._logged = [0] * len(choices)
+        self._stored = [0] * len(choices)
         self._steerings: dict[str, Steering] = {}
 
     @property
@@ -48,7 +48,7 @@ class Changes:
     def take_over(self, unstored_tokens: int) -> None:
         """All that is here is from the store. Readers of the producer before this one may have seen more, by so many tokens of a
         choice: no change is made before these are made again."""
-        self._logged = [len(choice.edits) for choice in self._choices]
+        self._stored = [len(choice.edits) for choice in self._choices]
         self._from = [len(choice.token_ids) + unstored_tokens for choice in self._choices]
 
     def give_up(self) -> None:
@@ -66,15 +66,21 @@ class Changes:
 
     def make(self) -> Iterator[Steering]:
         """Makes the changes that wait, if their time has come. Yields what the generator has to be told."""
-        if not self._may_be_made():
+        if self._from is not None and any(
+            choice.finish_reason is None and len(choice.token_ids) < least
+            for choice, least in zip(self._choices, self._from, strict=True)
+        ):
             return
+        self._from = None
         waiting, self.waiting = self.waiting, []
         for change in waiting:
             if change.token_ids:
                 steering = self._steerings[change.id] = Steering(change.id, change.token_ids)
                 yield steering
             else:
-                self._add_stops(change)
+                for choice in self._choices:
+                    choice.add_stops(change.id, change.stops)
+                self._raise_barrier()
 
     def made(self, edits: Iterable[Edit]) -> None:
         """The generator has put out tokens with these edits."""
@@ -83,26 +89,13 @@ class Changes:
         self._raise_barrier()
 
     def recorded(self, edits: Sequence[int]) -> None:
-        """The store has so many edits of each choice, with the tokens behind them that are here."""
-        self._logged = list(edits)
-        self._raise_barrier()
-
-    def _add_stops(self, change: Change) -> None:
-        for choice in self._choices:
-            choice.add_stops(change.id, change.stops)
+        """The store has so many edits of each choice, and the tokens after them that are here."""
+        self._stored = list(edits)
         self._raise_barrier()
 
     def _raise_barrier(self) -> None:
         """Puts the barrier before the first edit of each choice that is not in the store."""
         first = [
-            choice.edits[logged:][:1] for choice, logged in zip(self._choices, self._logged, strict=True)
+            choice.edits[stored:][:1] for choice, stored in zip(self._choices, self._stored, strict=True)
         ]
         self.barrier = [edit[0].position if edit else _FREE for edit in first] if any(first) else None
-
-    def _may_be_made(self) -> bool:
-        if self._from is not None and all(
-            choice.finish_reason is not None or len(choice.token_ids) >= least
-            for choice, least in zip(self._choices, self._from, strict=True)
-        ):
-            self._from = None
-        return self._from is None

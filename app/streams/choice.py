@@ -43,7 +43,7 @@ class Choice:
 
     @property
     def steered(self) -> int:
-        """Up to which token number tokens were put in."""
+        """The end of the last steered tokens; 0 without any."""
         return max((edit.end for edit in self.edits if edit.steered), default=0)
 
     def push(self, batch: TokenBatch, known: int) -> bool:
@@ -80,7 +80,7 @@ class Choice:
             self._take(Edit(id=change, position=len(self.token_ids), stops=list(stops)))
 
     def steered_runs(self, begin: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        """The tokens from `begin` to before `end` in parts, each with whether it was put in."""
+        """The tokens from `begin` to before `end` in parts, each with whether it was steered."""
         for edit in self.edits:
             if edit.steered and begin < edit.end and edit.position < end:
                 if begin < edit.position:
@@ -100,9 +100,8 @@ class Choice:
         if self.finish_reason is None:
             self.finish_reason = finish_reason
 
-    def behind(self, index: int, count: int, edits: int = 0) -> TokenBatch:
-        """What lies behind the first `count` tokens and the first `edits` changes, as a batch that gives the same text when
-        it is pushed elsewhere."""
+    def after(self, index: int, count: int, edits: int = 0) -> TokenBatch:
+        """All after the first `count` tokens and the first `edits` edits, as a batch that gives the same text elsewhere."""
         return TokenBatch(
             0,
             index,
@@ -121,7 +120,10 @@ class Choice:
             self._push_until(batch, edit.position)
             if not self.has(edit.id) and self._text.finish_reason is None:
                 self._take(edit)
-            self._steer_until(batch, edit.end)
+            begin, stop = len(self.token_ids) - batch.position, edit.end - batch.position
+            if begin < stop:
+                ends = batch.finish == "length" and stop == len(batch.token_ids)
+                self._text.steer(batch.token_ids[begin:stop], ends=ends)
         self._push_until(batch, None)
 
     def _push_until(self, batch: TokenBatch, end: int | None) -> None:
@@ -132,12 +134,6 @@ class Choice:
                 self._text.push(batch.token_ids[begin : end - batch.position])
         elif self._text.finish_reason is None:
             self._text.push(batch.token_ids[begin:], batch.finish, batch.stop_token)
-
-    def _steer_until(self, batch: TokenBatch, end: int) -> None:
-        begin, stop = len(self.token_ids) - batch.position, end - batch.position
-        if begin < stop:
-            ends = batch.finish == "length" and stop == len(batch.token_ids)
-            self._text.steer(batch.token_ids[begin:stop], ends=ends)
 
     def _take(self, edit: Edit) -> None:
         self.edits.append(edit)

@@ -5,15 +5,15 @@ What a reader has not taken stays in the stream as tokens, so a reader that is s
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import TYPE_CHECKING
 
 from app.errors import InvalidCursor, draining
 from app.schema.frames import Delta, Frame
 from app.streams.cursor import format_cursor, parse_cursor
 from app.streams.window import Window
+from app.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -67,7 +67,7 @@ class Reader:
         stream = self.stream
         if self.ended or self.cut:
             return []
-        if self._plain and self._started and stream.ending is None and not stream.paused:
+        if self._plain and self._started and stream.ending is None and not stream.readers.paused:
             choice = stream.choices[0]
             if not choice.edits:
                 return self._take_text(choice)
@@ -76,8 +76,16 @@ class Reader:
             self._started = True
             frames.append(stream.start)
         barrier = stream.changes.barrier
-        ends = None if self.window is None and barrier is None else self._reach(barrier)
-        lonely = stream.shows_tokens or stream.paused or (ends is not None and self._fills_window(ends))
+        # How far this reader may go in each choice: up to a change that the store does not have yet, and within its window.
+        ends: list[int] | None = None
+        lonely = stream.shows_tokens or stream.readers.paused
+        if barrier is not None or self.window is not None:
+            ends = self._all_shown()
+            if barrier is not None:
+                ends = [min(pair) for pair in zip(ends, barrier, strict=True)]
+            if self.window is not None:
+                ends = self.window.reach(self._positions, ends)
+                lonely = lonely or self.window.room(ends) <= 0
         for index, choice in enumerate(stream.choices):
             begin, end = self._positions[index], self._shown(choice) if ends is None else ends[index]
             if begin >= end:
@@ -92,8 +100,8 @@ class Reader:
             self.ended = True
             self.ended_apart = not frames and self._positions == stream.counts
             frames.append(stream.ending)
-        if stream.paused:
-            stream.progressed()
+        if stream.readers.paused:
+            stream.readers.progressed()
         return frames
 
     def _take_text(self, choice: Choice) -> list[Frame]:
@@ -106,7 +114,7 @@ class Reader:
         return [Delta(str(end), 0, text, end - begin)]
 
     def acknowledge(self, cursor: str) -> None:
-        """Moves the window on behind `cursor`; one from before the last acknowledged changes nothing.
+        """Moves the window on to `cursor`; one from before the last acknowledged changes nothing.
 
         Raises `InvalidCursor` when it is no cursor of the stream or beyond what was taken. `on_ready` may be called.
         """
@@ -122,8 +130,8 @@ class Reader:
         self.window.acknowledge(counts)
         if self.on_ready is not None and self.may_take:
             self.on_ready()
-        if self.stream.paused:
-            self.stream.progressed()
+        if self.stream.readers.paused:
+            self.stream.readers.progressed()
 
     @property
     def may_take(self) -> bool:
@@ -133,7 +141,7 @@ class Reader:
             return True
         return stream.ending is not None and self._shows_all(self._positions)
 
-    def behind(self) -> float:
+    def backlog(self) -> float:
         """Tokens of the stream that this reader has not taken; infinite when they fill its window."""
         if self.ended:
             return 0
@@ -149,22 +157,20 @@ class Reader:
 
         Raises `Draining` when the reader is cut off.
         """
-        loop = asyncio.get_running_loop()
+        ready = self.on_ready = Wakeup()
         with self:
             while not self.ended:
-                ready: asyncio.Future[None] = loop.create_future()
-                self.on_ready = lambda ready=ready: None if ready.done() else ready.set_result(None)
                 taken = self.take()
                 for frame in taken:
                     yield frame
                 if self.cut:
                     raise draining()
                 if not taken:
-                    await ready
+                    await ready.wait()
 
     @property
     def cursor(self) -> str:
-        """Behind the last delta that was taken."""
+        """Of the last delta that was taken."""
         return format_cursor(self._positions)
 
     @property
@@ -174,7 +180,7 @@ class Reader:
 
     @property
     def knows_end(self) -> bool:
-        """Whether the cursor behind the last token is that of the terminal frame and of no delta of any reader.
+        """Whether the cursor of the last token is that of the terminal frame and of no delta of any reader.
 
         So it is when a choice has ended with a token that has no text: deltas leave that one out.
         """
@@ -190,7 +196,7 @@ class Reader:
     def close(self) -> None:
         """Takes nothing more. The stream's `on_disconnect` decides what becomes of it when this was its last reader."""
         self.on_ready = None
-        self.stream.leave(self)
+        self.stream.readers.leave(self)
 
     def __enter__(self) -> Self:
         return self
@@ -200,15 +206,8 @@ class Reader:
     ) -> None:
         self.close()
 
-    def _reach(self, barrier: Sequence[int] | None) -> list[int]:
-        """How far this reader may go in each choice: to what was changed and is not logged yet, and within its window."""
-        ends = self._all_shown()
-        if barrier is not None:
-            ends = [min(pair) for pair in zip(ends, barrier, strict=True)]
-        return ends if self.window is None else self.window.reach(self._positions, ends)
-
     def _edited(self, index: int, begin: int, end: int, lonely: bool) -> Iterator[Delta]:
-        """The deltas of a choice into which tokens may have been put; those have their own."""
+        """The deltas of a choice with edits; steered tokens have deltas of their own."""
         choice = self.stream.choices[index]
         for first, last, steered in choice.steered_runs(begin, end):
             text = choice.text(first, last)
@@ -223,12 +222,8 @@ class Reader:
         return [self._shown(choice) for choice in self.stream.choices]
 
     def _shows_all(self, positions: list[int]) -> bool:
-        """Whether no delta lies behind `positions`."""
+        """Whether no delta comes after `positions`."""
         return all(position >= shown for position, shown in zip(positions, self._all_shown(), strict=True))
-
-    def _fills_window(self, ends: list[int]) -> bool:
-        """Whether nothing more may come before an acknowledgement."""
-        return self.window is not None and self.window.room(ends) <= 0
 
     def _delta(self, index: int, begin: int, end: int, text: str, steered: bool = False) -> Delta:
         self._positions[index] = end

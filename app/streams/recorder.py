@@ -12,10 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from app.backoff import Backoff
 from app.errors import ServiceError
 from app.ports import Clock
-from app.streams.store import Append, RefusalReason, StreamStore
+from app.streams.store import Append, StreamStore
 from app.streams.stream import Stream
+from app.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from app.streams.choice import Choice
@@ -28,7 +30,7 @@ PACE_S = 0.02
 
 
 @dataclass(slots=True)
-class _Logged:
+class _Stored:
     """How much of a choice the store has: so many tokens and edits, and whether it knows how the engine ended it."""
 
     choice: Choice
@@ -44,42 +46,42 @@ class _Recording:
         self.stream = stream
         self.epoch = epoch
         self.done = asyncio.Event()
-        self._logged = [
-            _Logged(choice, count, len(choice.edits))
+        self._stored = [
+            _Stored(choice, count, len(choice.edits))
             for choice, count in zip(stream.choices, counts, strict=True)
         ]
 
     def append(self) -> Append:
         """What the store does not have yet."""
         batches = []
-        for index, logged in enumerate(self._logged):
-            choice, tokens, edits = logged.choice, logged.tokens, logged.edits
+        for index, stored in enumerate(self._stored):
+            choice, tokens, edits = stored.choice, stored.tokens, stored.edits
             if (
                 len(choice.token_ids) > tokens
                 or len(choice.edits) > edits
-                or choice.engine_finished != logged.finished
+                or choice.engine_finished != stored.finished
             ):
-                batches.append(choice.behind(index, tokens, edits))
+                batches.append(choice.after(index, tokens, edits))
         stream = self.stream
         return Append(stream.id, self.epoch, batches, stream.ending)
 
     def written(self, append: Append) -> None:
         """The store has `append`."""
         for batch in append.batches:
-            logged = self._logged[batch.choice]
-            logged.tokens = batch.position + len(batch.token_ids)
-            logged.finished = batch.finish is not None
+            stored = self._stored[batch.choice]
+            stored.tokens = batch.position + len(batch.token_ids)
+            stored.finished = batch.finish is not None
             if batch.edits is not None:
-                logged.edits += len(batch.edits)
+                stored.edits += len(batch.edits)
         if self.stream.changes.barrier is not None:
-            self.stream.recorded([logged.edits for logged in self._logged])
+            self.stream.recorded([stored.edits for stored in self._stored])
         if append.ending is not None:
             self.done.set()
 
     def forgotten(self) -> None:
         """The store has nothing of the stream but its record, in the first epoch."""
         self.epoch = 1
-        self._logged = [_Logged(choice, 0, 0) for choice in self.stream.choices]
+        self._stored = [_Stored(choice, 0, 0) for choice in self.stream.choices]
 
 
 class Recorder:
@@ -94,7 +96,7 @@ class Recorder:
         self._on_stale = on_stale
         self._recordings: dict[str, _Recording] = {}
         self._changed: set[str] = set()
-        self._wake = asyncio.Event()
+        self._wakeup = Wakeup()
 
     def start(self, stream: Stream, epoch: int, counts: list[int]) -> None:
         """Records `stream`, of which the store has the first `counts` tokens and all edits, until its ending is in the store."""
@@ -105,7 +107,7 @@ class Recorder:
         """The stream has something new. Costs next to nothing: called for every token."""
         if stream.id in self._recordings:
             self._changed.add(stream.id)
-            self._wake.set()
+            self._wakeup()
 
     async def flush(self, stream: Stream) -> None:
         """Returns when the ending of the stream is in the store, or the stream is not recorded any more."""
@@ -115,18 +117,18 @@ class Recorder:
 
     async def run(self) -> None:
         """Writes until cancelled."""
+        backoff = Backoff(RETRY_S, sleep=self._clock.sleep)
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            await self._wakeup.wait()
             began_s = self._clock.monotonic()
             changed, self._changed = self._changed, set()
             try:
                 await self._write(list(filter(None, map(self._recordings.get, changed))))
             except ServiceError as error:
                 logger.warning("the stream store did not take %d streams: %s", len(changed), error.message)
-                await self._clock.sleep(RETRY_S)
+                await backoff.pause()
                 self._changed |= changed
-                self._wake.set()
+                self._wakeup()
             if (early_s := began_s + PACE_S - self._clock.monotonic()) > 0:
                 await self._clock.sleep(early_s)
 
@@ -135,23 +137,18 @@ class Recorder:
         refused = await self._store.append(self._producer, appends)
         refusals = {refusal.stream: refusal.reason for refusal in refused}
         for recording, append in zip(recordings, appends, strict=True):
-            if append.stream in refusals:
-                await self._refused(recording, refusals[append.stream])
-                continue
-            recording.written(append)
-            if append.ending is not None:
-                del self._recordings[append.stream]
-
-    async def _refused(self, recording: _Recording, reason: RefusalReason) -> None:
-        if reason == "unknown":
-            await self._create_again(recording)
-            return
-        recording.done.set()
-        del self._recordings[recording.stream.id]
-        self._on_stale(recording.stream)
-
-    async def _create_again(self, recording: _Recording) -> None:
-        """The store has lost its memory; what still runs is told to it anew."""
-        await self._store.create(recording.stream.record, self._producer)
-        recording.forgotten()
-        self.changed(recording.stream)
+            stream = recording.stream
+            match refusals.get(stream.id):
+                case None:
+                    recording.written(append)
+                    if append.ending is not None:
+                        del self._recordings[stream.id]
+                case "unknown":
+                    # The store has lost its memory: it gets the stream again.
+                    await self._store.create(stream.record, self._producer)
+                    recording.forgotten()
+                    self.changed(stream)
+                case "stale":
+                    recording.done.set()
+                    del self._recordings[stream.id]
+                    self._on_stale(stream)

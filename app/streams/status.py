@@ -1,28 +1,14 @@
-"""What a client may ask about a stream without reading it."""
+"""What is known of a stream without reading it."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
-import msgspec
-
-from app.schema.frames import ChoiceEnd, End, ErrorDetail, Usage
 from app.streams.stream import Stream
+from streaming_inference.frames import End
+from streaming_inference.status import StreamStatus
 
-
-class StreamStatus(msgspec.Struct, frozen=True):
-    """A stream as `GET /v1/streams/{id}` shows it. Times are Unix seconds; `expires_at` is None while the stream runs."""
-
-    stream: str
-    model: str
-    created: int
-    state: Literal["running", "ended", "failed"]
-    cursor: str
-    usage: Usage
-    expires_at: int | None
-    choices: list[ChoiceEnd] | None
-    error: ErrorDetail | None
+__all__ = ["StreamStatus", "status_of"]
 
 
 def status_of(stream: Stream, expires_s: float | None) -> StreamStatus:

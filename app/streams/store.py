@@ -1,8 +1,8 @@
-"""The stream store: what must be kept so that a stream outlives connections and processes, and the port to keep it.
+"""The stream store: keeps what a stream needs to outlive connections and processes. The port, and the data that crosses it.
 
-Kept are the record of the request, the tokens with the edits among them, and the ending; frames, text and bytes are derived from
-these. The ingress process that generates a stream is its producer: it holds the lease, and only it may append. Who takes a lease
-over raises the stream's epoch by one; what still comes with an older epoch is refused.
+A store keeps the record of the request, the tokens with the edits among them, and the ending; frames, text and bytes are derived
+from these. The process that generates a stream is its producer: it has the lease, and only it may append. A process that takes
+the lease over raises the stream's epoch by one; appends with an older epoch are rejected.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from app.errors import InvalidRequest
 from app.schema.frames import End, Error
 from app.schema.requests import GenerationRequest
 from app.schema.sampling import SamplingParams
@@ -24,11 +23,11 @@ MAX_CHANGES = 64
 CHANGE_ID_LENGTH = 16
 
 MAX_UNSTORED_TOKENS = 64
-"""A reader may have seen this many tokens of a choice that the producer had no time to log before it died."""
+"""A reader may have seen this many tokens of a choice that are not in the store when the producer dies."""
 
 
 class StreamRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a stream never changes. `created_s` is Unix time; `owner` names the caller, and is no secret."""
+    """The part of a stream that never changes. `created_s` is Unix time; `owner` names the caller, and is no secret."""
 
     id: str
     owner: str
@@ -46,9 +45,9 @@ class Idempotency(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """What somebody wants of a stream that runs: stop strings to be added, or tokens to be put in.
+    """A change of a running stream: stop strings to add, or tokens to insert.
 
-    `id` is unique in the stream, `CHANGE_ID_LENGTH` characters in ASCII: one that comes twice is one change.
+    `id` has `CHANGE_ID_LENGTH` ASCII characters and is unique in the stream: a change that comes twice counts once.
     """
 
     id: str
@@ -57,7 +56,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 class Append(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a producer adds to one of its streams. `batches` carry no stream key of their own (0)."""
+    """What a producer adds to one of its streams. The `key` of each batch is 0: `stream` says where it belongs."""
 
     stream: str
     epoch: int
@@ -66,7 +65,7 @@ class Append(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Excerpt(msgspec.Struct, frozen=True, array_like=True):
-    """What a stream has behind given counts. `orphaned`: its producer is gone, and whoever reads it may take its lease."""
+    """What a stream has after given counts. `orphaned`: its producer is gone, and any process may take the lease."""
 
     batches: list[TokenBatch]
     ending: End | Error | None
@@ -74,19 +73,19 @@ class Excerpt(msgspec.Struct, frozen=True, array_like=True):
     expires_s: float
 
 
-RefusalReason = Literal["stale", "unknown"]
+RejectionReason = Literal["stale", "unknown"]
 
 
-class Refusal(msgspec.Struct, frozen=True, array_like=True):
-    """An append that was not taken: the stream has another producer by now (`stale`), or the store has lost it (`unknown`)."""
+class Rejection(msgspec.Struct, frozen=True, array_like=True):
+    """An append that the store rejects: another producer has the stream now (`stale`), or the store has lost it (`unknown`)."""
 
     stream: str
-    reason: RefusalReason
+    reason: RejectionReason
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True):
-    """What a producer is to do: end a stream that it drives (`cancel`, or `stop` as if the model had), `change` it, or `adopt`
-    one whose producer is gone. It may get an order more than once."""
+    """What a producer is to do: end its stream (`cancel`, or `stop` as if the model had), `change` it, or `adopt` a stream
+    whose producer is gone. A producer may get an order more than once."""
 
     action: Literal["cancel", "stop", "change", "adopt"]
     stream: str
@@ -96,7 +95,8 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
 class StreamStore(Protocol):
     """Where streams are kept. Counts are tokens of each choice; every call may raise `app.errors.StoreUnavailable`.
 
-    Every call is atomic: it happens whole or not at all, also when the caller is cancelled meanwhile.
+    Every call is atomic: it happens whole or not at all, also when the caller is cancelled meanwhile. `wait_s` is how long a call
+    may wait. Arguments and results also cross processes as they are annotated here.
     """
 
     async def create(
@@ -104,15 +104,15 @@ class StreamStore(Protocol):
     ) -> str:
         """Keeps a new stream with `producer` as its producer, in epoch 1, and returns its id.
 
-        With an idempotency key that the owner has used before, nothing is created and the first stream's id is returned;
-        raises `IdempotencyConflict` when the digest differs, `Overloaded` when the store is full of running streams.
+        With an idempotency key that the owner has used before, it creates nothing and returns the first stream's id.
+        Raises `IdempotencyConflict` when the digest differs, `Overloaded` when the store is full of running streams.
         """
         ...
 
-    async def append(self, producer: str, appends: Sequence[Append]) -> list[Refusal]:
-        """Adds to streams, and renews the producer's lease. Returns those that are not the producer's in that epoch.
+    async def append(self, producer: str, appends: Sequence[Append]) -> list[Rejection]:
+        """Adds to streams, and renews the producer's lease. Rejects what is not the producer's in that epoch.
 
-        Tokens and edits that the store has already are skipped, so that a call of unknown outcome can be repeated. An edit
+        Tokens and edits that the store has already are skipped, so a call of unknown outcome can be repeated. An edit
         carries out the order for its change.
         """
         ...
@@ -122,11 +122,11 @@ class StreamStore(Protocol):
         ...
 
     async def record(self, stream: str, owner: str | None = None) -> StreamRecord:
-        """The record. Raises `StreamNotFound`, also when it is not `owner`'s, and `StreamExpired`. None is any owner."""
+        """The record. None is any owner. Raises `StreamExpired`, and `StreamNotFound`, also for another owner's stream."""
         ...
 
     async def read(self, stream: str, counts: Sequence[int], wait_s: float = 0.0) -> Excerpt:
-        """What lies behind `counts`, waiting up to `wait_s` for something to. Raises as `record` does."""
+        """What the stream has after `counts`, waiting up to `wait_s` for more. Raises as `record` does."""
         ...
 
     async def take(self, stream: str, producer: str) -> int | None:
@@ -134,23 +134,18 @@ class StreamStore(Protocol):
         ...
 
     async def count_readers(self, stream: str, process: str, readers: int) -> int:
-        """Notes that `process` has so many readers of the stream from now on, and returns how many the others have.
+        """Notes that `process` has this many readers of the stream from now on, and returns how many the others have.
 
-        Processes are named as producers are, and count as long as they have a lease, which this renews. The one that creates a
-        stream has one reader, none with `detach`, until it says otherwise. Of a stream that has ended none are counted: 0.
+        Processes are named as producers are, and count as long as they have a lease, which this renews. The process that
+        creates a stream has one reader, none with `detach`, until it says otherwise. A stream that has ended has none: 0.
         Raises as `record` does.
         """
         ...
 
     async def order(self, order: Order) -> bool:
-        """Tells the stream's producer to end or to change it; until that is done, whoever takes the lease is told again.
+        """Orders the stream's producer to end or change it. Until that is done, each new producer gets the order too.
 
         Returns false, and does nothing, when the stream has ended. A change that was ordered already is not ordered again.
-        Raises as `record` does, and `InvalidRequest` when `MAX_CHANGES` changes were ordered before.
+        Raises as `record` does, and `InvalidRequest` for more than `MAX_CHANGES` changes.
         """
         ...
-
-
-def changed_too_often() -> InvalidRequest:
-    """What a log says to one change too many."""
-    return InvalidRequest(f"The stream was changed {MAX_CHANGES} times already, which is the most.")

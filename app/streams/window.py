@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class Window:
-    """Lets a reader that starts behind `counts` take `tokens` tokens, over all choices, beyond those that it acknowledged."""
+    """Lets a reader that starts at `counts` take `tokens` tokens, over all choices, beyond those that it acknowledged."""
 
     def __init__(self, counts: Sequence[int], tokens: int) -> None:
         self._tokens = tokens

@@ -24,6 +24,7 @@ from app.proto import generation_pb2 as pb
 from app.service import GenerationService
 from app.settings import Settings
 from app.streams.store import StreamStore
+from app.streams.store_bounds import StoreBounds
 from deployments.ingress.calls import LinkedCalls
 from deployments.ingress.generators import GeneratorClient
 from deployments.ingress.grpc_servicer import CallContext, GenerationServicer
@@ -33,7 +34,6 @@ from deployments.ingress.replica_links import ReplicaLinks, links_to
 from deployments.ingress.replicas import directory_of
 from deployments.ingress.store_client import StreamStoreClient
 from deployments.ingress.tokenizer_client import TokenizerClient
-from deployments.stream_store.deployment import store_bounds
 
 logger = logging.getLogger(__name__)
 
@@ -179,14 +179,14 @@ class Ingress:
     def _stream_store(self, handle: DeploymentHandle[Any] | None) -> StreamStore:
         """The stream store that the settings name."""
         if handle is not None:
-            return StreamStoreClient(self._link(handle))
+            return StreamStoreClient.over(self._link(handle))
         from app.streams.redis.store import (
             RedisStreamStore,  # who does without Redis need not have its client
         )
 
         url = self._settings.streams.redis_url
         assert url is not None, "the settings have been validated"
-        store = RedisStreamStore(url, store_bounds(self._settings))
+        store = RedisStreamStore(url, StoreBounds.from_settings(self._settings))
         self._close_store = store.close
         return store
 

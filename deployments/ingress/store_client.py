@@ -2,64 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 from app.errors import StoreUnavailable
-from app.streams.store import Append, Excerpt, Idempotency, Order, Refusal, StreamRecord
+from app.streams.store import StreamStore
 from deployments.ingress.faults import RETRY_AFTER_S, from_call
 from deployments.links.link import Link
-from deployments.messages import stream_store as messages
-from deployments.messages.stream_store import StoreCall, answer_of, encode
+from deployments.messages.call import Request, decode_reply, encode
+from deployments.messages.port_requests import PortRequests
 
 CALL_TIMEOUT_S = 5.0
 
 
-class StreamStoreClient:
-    """See the port. A call that fails, or takes longer than it may, raises `StoreUnavailable`."""
+class PortClient:
+    """The base of `class Client(PortClient, Port, port=Port)`, which has the methods of `Port`: each sends its request.
+
+    A call that fails raises `StoreUnavailable`, and so does one without a reply after `CALL_TIMEOUT_S`. An argument `wait_s` is
+    the time that the store may wait, and is added to that.
+    """
+
+    def __init_subclass__(cls, *, port: type) -> None:
+        super().__init_subclass__()
+        for name, request_class in PortRequests(port).classes.items():
+            setattr(cls, name, _method(request_class))
 
     def __init__(self, link: Link) -> None:
-        self._link = link
+        self.link = link
 
-    async def create(
-        self, record: StreamRecord, producer: str, idempotency: Idempotency | None = None
-    ) -> str:
-        result: str = await self._call(messages.Create(record, producer, idempotency))
-        return result
+    @classmethod
+    def over(cls, link: Link) -> Self:
+        """A client over `link`. To mypy, which does not see the methods made above, the class itself is abstract."""
+        return cls(link)
 
-    async def append(self, producer: str, appends: Sequence[Append]) -> list[Refusal]:
-        result: list[Refusal] = await self._call(messages.AppendAll(producer, list(appends)))
-        return result
 
-    async def renew(self, producer: str, wait_s: float) -> list[Order]:
-        result: list[Order] = await self._call(messages.Renew(producer, wait_s), wait_s)
-        return result
-
-    async def record(self, stream: str, owner: str | None = None) -> StreamRecord:
-        result: StreamRecord = await self._call(messages.Record(stream, owner))
-        return result
-
-    async def read(self, stream: str, counts: Sequence[int], wait_s: float = 0.0) -> Excerpt:
-        result: Excerpt = await self._call(messages.Read(stream, list(counts), wait_s), wait_s)
-        return result
-
-    async def take(self, stream: str, producer: str) -> int | None:
-        result: int | None = await self._call(messages.Take(stream, producer))
-        return result
-
-    async def count_readers(self, stream: str, process: str, readers: int) -> int:
-        result: int = await self._call(messages.CountReaders(stream, process, readers))
-        return result
-
-    async def order(self, order: Order) -> bool:
-        result: bool = await self._call(messages.GiveOrder(order))
-        return result
-
-    async def _call(self, call: StoreCall, wait_s: float = 0.0) -> Any:
+def _method(request_class: Callable[..., Request[Any]]) -> Callable[..., Any]:
+    async def method(self: PortClient, *arguments: Any, **named: Any) -> Any:
+        request = request_class(*arguments, **named)
+        timeout_s: float = CALL_TIMEOUT_S + getattr(request, "wait_s", 0.0)
         try:
-            received = await self._link.call(encode(call), CALL_TIMEOUT_S + wait_s)
+            reply = await self.link.call(encode(request), timeout_s)
         except Exception as error:
             raise StoreUnavailable(
                 from_call(error, "stream store").message, retry_after_s=RETRY_AFTER_S
             ) from error
-        return answer_of(call, received)
+        return decode_reply(request, reply)
+
+    return method
+
+
+class StreamStoreClient(PortClient, StreamStore, port=StreamStore):
+    """See the port."""

@@ -1,40 +1,27 @@
 """The stream store in memory as a deployment of its own: one replica, which every ingress process calls.
 
-It does not outlive its process. Ingress processes tell a new one about the streams that they drive; ended streams are gone.
+It does not outlive its process. Ingress processes tell a new one about the streams that they generate; ended streams are gone.
 """
 
 from __future__ import annotations
 
-import msgspec
 import ray
 
 from app.clock import SystemClock
-from app.errors import ServiceError
-from app.settings import Settings
-from app.streams.memory_store import MemoryStreamStore, StoreBounds
+from app.streams import store
+from app.streams.memory_store import MemoryStreamStore
+from app.streams.store_bounds import StoreBounds
 from deployments.links.server import LinkServer
-from deployments.messages.refusal import refusal
-from deployments.messages.stream_store import Done, StoreCall, decode_call, encode
-
-
-def store_bounds(settings: Settings) -> StoreBounds:
-    """What the settings say about how much is kept."""
-    streams = settings.streams
-    return StoreBounds(
-        max_streams=streams.max_streams,
-        max_tokens=streams.max_tokens,
-        retention_s=streams.retention_s,
-        max_age_s=streams.retention_s + settings.limits.request_timeout_s,
-        lease_s=streams.stall_timeout_s,
-    )
-
+from deployments.messages.port_requests import PortRequests
 
 MAX_CALLS = 4096
 """Calls that are done at once. Each ingress process waits in one for orders, and in one per followed stream."""
 
+_REQUESTS = PortRequests(store.StreamStore)
+
 
 class StreamStore:
-    """A `MemoryStreamStore` behind one method, which takes an encoded `StoreCall` and is called on links."""
+    """A `MemoryStreamStore` that is called on links."""
 
     def __init__(self, bounds: StoreBounds) -> None:
         self._store = MemoryStreamStore(bounds, SystemClock())
@@ -45,9 +32,5 @@ class StreamStore:
         return await self._link.address(ray.util.get_node_ip_address())
 
     async def call(self, data: bytes) -> bytes:
-        """The encoded answer of the call, or a `Refused`. Cancelling it cancels the call."""
-        call: StoreCall = decode_call(data)
-        try:
-            return encode(Done(msgspec.Raw(encode(await call.on(self._store)))))
-        except ServiceError as error:
-            return encode(refusal(error))
+        """The encoded reply to an encoded request. Cancelling it cancels the call."""
+        return await _REQUESTS.answer(data, self._store)

@@ -12,7 +12,7 @@ def test_an_owner_has_a_quota_of_their_own() -> None:
     quota = Quota(2)
     with quota.permit("ann"), quota.permit("ann"):
         with (
-            pytest.raises(TooManyStreams, match="2 running streams, and may have 2") as raised,
+            pytest.raises(TooManyStreams, match="already has 2 running streams, the maximum") as raised,
             quota.permit("ann"),
         ):
             pass

@@ -15,8 +15,9 @@ from app.schema.frames import Delta, End, Error, Start
 from app.schema.server_messages import Addressed, Pong, Refusal
 from app.service import GenerationService
 from app.settings import Settings
-from app.streams.memory_store import MemoryStreamStore, StoreBounds
+from app.streams.memory_store import MemoryStreamStore
 from app.streams.status import StreamStatus
+from app.streams.store_bounds import StoreBounds
 from app.validation import parse_message
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
@@ -604,7 +605,7 @@ def test_a_stream_that_this_process_can_follow_no_more_ends_the_connection() -> 
     async def test(world: World) -> None:
         _, generation = await world.start()
         stream: Any = generation.sink
-        stream.cut()
+        stream.readers.cut_off()
         assert isinstance(world.conversation.ending, Draining)
 
     live(test)

@@ -15,6 +15,7 @@ from app.errors import (
     ModelNotFound,
     Overloaded,
     PromptTooLong,
+    RequestTimeout,
     ServiceError,
     StoreUnavailable,
 )
@@ -105,6 +106,17 @@ def test_overload_is_refused_before_tokenization() -> None:
         assert raised.value.retry_after_s == 1
 
     live(test, capacity=1)
+
+
+def test_a_time_limit_that_passes_before_the_acceptance_is_the_callers_error() -> None:
+    async def test(world: World) -> None:
+        world.generator.hangs = True
+        with pytest.raises(RequestTimeout, match="time limit"):
+            await world.service.start(request(timeout_s=0.01))
+        await settle()
+        assert world.free()
+
+    live(test)
 
 
 def test_a_refusal_of_the_generator_reaches_the_caller() -> None:

@@ -13,7 +13,7 @@ import pytest
 from app.errors import IdempotencyConflict, InvalidRequest, StreamExpired, StreamNotFound
 from app.schema.frames import ChoiceEnd, End, Timings, Usage
 from app.schema.tokens import Edit, TokenBatch, TokenLogprob
-from app.streams.store import MAX_CHANGES, Append, Change, Idempotency, Order, Refusal, StreamStore
+from app.streams.store import MAX_CHANGES, Append, Change, Idempotency, Order, Rejection, StreamStore
 from tests.fakes.requests import record
 
 ENDING = End("3", [ChoiceEnd(0, "stop", "x")], Usage(5, 3, 8), Timings(0.1, 0.2, 0.3, 10.0), ["00"])
@@ -21,7 +21,7 @@ LEASE_S, RETENTION_S = 1.0, 2.0
 
 
 class StoreWorld(Protocol):
-    """A log, with leases of `LEASE_S` and a retention of `RETENTION_S`, and its time."""
+    """A store, with leases of `LEASE_S` and a retention of `RETENTION_S`, and its time."""
 
     @property
     def store(self) -> StreamStore: ...
@@ -30,7 +30,7 @@ class StoreWorld(Protocol):
 
 
 class StreamStoreContract:
-    """The contract. `world()` gives a fresh log."""
+    """The contract. `world()` gives a fresh store."""
 
     def world(self) -> AbstractAsyncContextManager[StoreWorld]:
         raise NotImplementedError
@@ -42,7 +42,7 @@ class StreamStoreContract:
 
         asyncio.run(main())
 
-    def test_what_is_appended_can_be_read_behind_any_count(self) -> None:
+    def test_what_is_appended_can_be_read_after_any_count(self) -> None:
         async def test(world: StoreWorld) -> None:
             store = world.store
             first = record("st_a", n=2, logprobs=1)
@@ -89,19 +89,19 @@ class StreamStoreContract:
 
         self.live(test)
 
-    def test_only_the_driver_appends_and_only_in_its_epoch(self) -> None:
+    def test_only_the_producer_appends_and_only_in_its_epoch(self) -> None:
         async def test(world: StoreWorld) -> None:
             store = world.store
             await store.create(record("st_a"), "d1")
             token = TokenBatch(0, 0, 0, [1])
-            assert await store.append("d2", [Append("st_a", 1, [token])]) == [Refusal("st_a", "stale")]
-            assert await store.append("d1", [Append("st_a", 2, [token])]) == [Refusal("st_a", "stale")]
-            assert await store.append("d1", [Append("st_b", 1, [token])]) == [Refusal("st_b", "unknown")]
+            assert await store.append("d2", [Append("st_a", 1, [token])]) == [Rejection("st_a", "stale")]
+            assert await store.append("d1", [Append("st_a", 2, [token])]) == [Rejection("st_a", "stale")]
+            assert await store.append("d1", [Append("st_b", 1, [token])]) == [Rejection("st_b", "unknown")]
             assert (await store.read("st_a", [0])).batches == []
 
         self.live(test)
 
-    def test_the_lease_of_a_driver_that_is_gone_can_be_taken_once(self) -> None:
+    def test_the_lease_of_a_producer_that_is_gone_can_be_taken_once(self) -> None:
         async def test(world: StoreWorld) -> None:
             store = world.store
             await store.create(record("st_a"), "d1")
@@ -112,14 +112,14 @@ class StreamStoreContract:
             assert await store.take("st_a", "d3") is None
             assert not (await store.read("st_a", [0])).orphaned
             late = Append("st_a", 1, [TokenBatch(0, 0, 0, [1])])
-            assert await store.append("d1", [late]) == [Refusal("st_a", "stale")]
+            assert await store.append("d1", [late]) == [Rejection("st_a", "stale")]
             assert await store.append("d2", [Append("st_a", 2, [TokenBatch(0, 0, 0, [1])], ENDING)]) == []
             await world.pass_time(LEASE_S * 1.5)
             assert await store.take("st_a", "d3") is None
 
         self.live(test)
 
-    def test_a_driver_that_shows_itself_keeps_its_lease(self) -> None:
+    def test_a_producer_that_renews_or_appends_keeps_its_lease(self) -> None:
         async def test(world: StoreWorld) -> None:
             await world.store.create(record("st_a"), "d1")
             for _ in range(3):
@@ -159,7 +159,7 @@ class StreamStoreContract:
 
         self.live(test)
 
-    def test_a_reader_that_nothing_comes_for_is_told_so(self) -> None:
+    def test_a_reader_for_whom_nothing_comes_gets_an_empty_excerpt(self) -> None:
         async def test(world: StoreWorld) -> None:
             await world.store.create(record("st_a"), "d1")
             reading = asyncio.ensure_future(world.store.read("st_a", [0], 0.2))
@@ -169,14 +169,14 @@ class StreamStoreContract:
 
         self.live(test)
 
-    def test_orders_reach_a_driver_that_waits(self) -> None:
+    def test_orders_reach_a_producer_that_waits(self) -> None:
         async def test(world: StoreWorld) -> None:
             await world.store.create(record("st_a"), "d1")
-            attending = asyncio.ensure_future(world.store.renew("d1", 0.8))
+            renewing = asyncio.ensure_future(world.store.renew("d1", 0.8))
             await world.pass_time(0.05)
             await world.store.order(Order("cancel", "st_a"))
             async with asyncio.timeout(5):
-                assert await attending == [Order("cancel", "st_a")]
+                assert await renewing == [Order("cancel", "st_a")]
             assert await world.store.renew("d1", 0.0) == []
             await world.store.order(Order("cancel", "st_a"))
             assert await world.store.renew("d1", 0.0) == [Order("cancel", "st_a")]
@@ -215,10 +215,10 @@ class StreamStoreContract:
                 TokenBatch(0, 0, 0, [1, 2, 3, 4, 5, 6], edits=[stops, steered]),
                 TokenBatch(0, 1, 0, [9], edits=[msgspec.structs.replace(stops, position=1)]),
             ]
-            # What lies just at the count is told: a reader with so many tokens may not know of it.
-            behind = (await store.read("st_a", [3, 1])).batches
-            assert behind[0] == TokenBatch(0, 0, 3, [4, 5, 6], edits=[steered])
-            assert behind[1] == TokenBatch(0, 1, 1, [], edits=[msgspec.structs.replace(stops, position=1)])
+            # An edit at the count itself is repeated: a reader with so many tokens may not know it.
+            rest = (await store.read("st_a", [3, 1])).batches
+            assert rest[0] == TokenBatch(0, 0, 3, [4, 5, 6], edits=[steered])
+            assert rest[1] == TokenBatch(0, 1, 1, [], edits=[msgspec.structs.replace(stops, position=1)])
             assert (await store.read("st_a", [6, 2])).batches == []
             last = Append("st_a", 1, [TokenBatch(0, 0, 6, [7], "stop", 7)], ENDING)
             await store.append("d1", [last])
@@ -289,7 +289,7 @@ class StreamStoreContract:
             await store.append("d1", [Append("st_a", 1, [], ENDING)])
             assert not await store.order(Order("stop", "st_a"))
             assert not await store.order(Order("change", "st_a", Change(id="b" * 16, stops=["x"])))
-            # Nobody has to make a change any more that was ordered before.
+            # The change that was ordered before need not be made any more.
             given = await store.renew("d1", 0.0)
             assert given in ([], [change])
             with pytest.raises(StreamNotFound):
@@ -322,11 +322,11 @@ class StreamStoreContract:
 
         self.live(test)
 
-    def test_tokens_behind_a_gap_are_refused(self) -> None:
+    def test_tokens_after_missing_ones_are_rejected(self) -> None:
         async def test(world: StoreWorld) -> None:
             await world.store.create(record("st_a"), "d1")
-            gap = Append("st_a", 1, [TokenBatch(0, 0, 3, [1])])
-            assert await world.store.append("d1", [gap]) == [Refusal("st_a", "unknown")]
+            later = Append("st_a", 1, [TokenBatch(0, 0, 3, [1])])
+            assert await world.store.append("d1", [later]) == [Rejection("st_a", "unknown")]
             assert await world.store.create(record("st_a"), "d1") == "st_a"
             assert (await world.store.read("st_a", [0])).batches == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -51,17 +52,20 @@ class FakeGeneration:
 
 
 class FakeGenerator:
-    """Implements `app.ports.Generator`. `refusal` is raised instead of accepting."""
+    """Implements `app.ports.Generator`. `refusal` is raised instead of accepting; with `hangs` it never answers."""
 
     def __init__(self, capacity: int = 8) -> None:
         self.capacity = capacity
         self.refusal: ServiceError | None = None
         self.generations: list[FakeGeneration] = []
         self.refuse_next = 0
+        self.hangs = False
         self.running: set[int] = set()
 
     @asynccontextmanager
     async def open(self, job: Job, sink: TokenSink) -> AsyncIterator[FakeGeneration]:
+        if self.hangs:
+            await asyncio.Event().wait()
         if self.refusal is not None:
             raise self.refusal
         if self.refuse_next:

@@ -12,7 +12,8 @@ from app.asgi.application import build_app
 from app.model import Model
 from app.service import GenerationService
 from app.settings import Settings
-from app.streams.memory_store import MemoryStreamStore, StoreBounds
+from app.streams.memory_store import MemoryStreamStore
+from app.streams.store_bounds import StoreBounds
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.exchange import Exchange, frames_of
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer

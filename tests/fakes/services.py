@@ -10,9 +10,10 @@ from app.model import Model
 from app.schema.frames import Delta, Frame
 from app.service import GenerationService
 from app.settings import ModelSettings, Settings
-from app.streams.memory_store import MemoryStreamStore, StoreBounds
+from app.streams.memory_store import MemoryStreamStore
 from app.streams.reader import Reader
 from app.streams.store import StreamStore
+from app.streams.store_bounds import StoreBounds
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.generator import FakeGenerator, FakeTokenizer
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from app.ports import Clock
-from app.streams.memory_store import MemoryStreamStore, StoreBounds
+from app.streams.memory_store import MemoryStreamStore
+from app.streams.store_bounds import StoreBounds
 from tests.fakes.clock import FakeClock
 
 

@@ -265,7 +265,7 @@ async def run(application: str, deployment: str, scenarios: list[str]) -> None:
 
 def main() -> None:
     application, deployment, *scenarios = sys.argv[1:]
-    ray.init(namespace="serve", log_to_producer=False, logging_level=logging.WARNING)
+    ray.init(namespace="serve", log_to_driver=False, logging_level=logging.WARNING)
     try:
         asyncio.run(run(application, deployment, scenarios))
     finally:

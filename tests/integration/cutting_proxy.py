@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,16 +60,16 @@ class CuttingProxy:
                     writer.write(_page(self._pages[path]))
                     await writer.drain()
                 else:
-                    await self._pass_on(head, path, reader, writer)
+                    length = re.search(rb"(?i)\r\ncontent-length: *([0-9]+)", head)
+                    body = await reader.readexactly(int(length[1])) if length else b""
+                    await self._pass_on(head, body, path, writer)
         finally:
             writer.close()
 
-    async def _pass_on(
-        self, head: bytes, path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _pass_on(self, head: bytes, body: bytes, path: str, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection(*self._upstream)
         try:
-            up_writer.write(_with_close(head))
+            up_writer.write(_with_close(head) + body)
             number = len(self.statuses[path])
             cuts = self._cuts_after_bytes
             rest = cuts[number] if number < len(cuts) else None

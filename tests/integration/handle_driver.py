@@ -152,7 +152,7 @@ class Caller:
 
 
 def main() -> None:
-    ray.init(namespace="serve", log_to_producer=False, logging_level=logging.WARNING)
+    ray.init(namespace="serve", log_to_driver=False, logging_level=logging.WARNING)
     try:
         producer = Producer()
         for name in sys.argv[1:]:

@@ -11,7 +11,7 @@ from ray.serve.schema import ServeDeploySchema
 
 
 def main() -> None:
-    ray.init(namespace="serve", log_to_producer=False)
+    ray.init(namespace="serve", log_to_driver=False)
     client = _get_global_client()
     assert client is not None, "Serve does not run"
     client.deploy_apps(ServeDeploySchema.model_validate(json.load(sys.stdin)))

@@ -49,14 +49,14 @@ class RedisServer:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """SIGKILL: nothing is finished or said good-bye to."""
+        """SIGKILL: it finishes nothing and closes no connection."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def stand_still(self) -> None:
-        """It goes on existing, and does nothing more."""
+        """SIGSTOP: its connections stay, and it replies no more."""
         self._signal(signal.SIGSTOP)
 
     def go_on(self) -> None:

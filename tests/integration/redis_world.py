@@ -1,4 +1,4 @@
-"""The world of a log in Redis: processes that share streams on a real server, in a corner of their own."""
+"""The world of a store in Redis: processes that share streams on a real server, under a prefix of their own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from app.streams.memory_store import StoreBounds
 from app.streams.redis.store import RedisStreamStore
+from app.streams.store_bounds import StoreBounds
 from tests.contracts.stream_store import LEASE_S, RETENTION_S
 from tests.integration.redis_server import RedisServer
 
@@ -20,19 +20,19 @@ prefixes = (f"test{number}:" for number in itertools.count())
 
 
 class RedisWorld:
-    """Logs of several processes that share their streams, each with connections of its own; `log` is the first."""
+    """Stores of several processes that share their streams, each with connections of its own; `store` is the first."""
 
     def __init__(self, server: RedisServer, bounds: StoreBounds = BOUNDS) -> None:
         self.server = server
         self.prefix = next(prefixes)
         self._bounds = bounds
-        self._logs: list[RedisStreamStore] = []
+        self._stores: list[RedisStreamStore] = []
         self.store = self.another_process()
         self.redis = Redis.from_url(server.url, protocol=2)
 
     def another_process(self) -> RedisStreamStore:
         store = RedisStreamStore(self.server.url, self._bounds, prefix=self.prefix, tombstone_s=30.0)
-        self._logs.append(store)
+        self._stores.append(store)
         return store
 
     async def pass_time(self, duration_s: float) -> None:
@@ -48,7 +48,7 @@ class RedisWorld:
         return int(statistics["cmdstat_evalsha"]["calls"])
 
     async def close(self) -> None:
-        for store in self._logs:
+        for store in self._stores:
             await store.close()
         await self.redis.aclose()
 

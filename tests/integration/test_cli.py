@@ -17,7 +17,7 @@ PROMPT = "Once upon a time"
 
 def run(server: Cluster, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "app.cli", *words],
+        [sys.executable, "-m", "streaming_inference", *words],
         cwd=ROOT,
         env={**server.environment, "STREAMING_INFERENCE_URL": server.base_url},
         input=stdin,
@@ -74,7 +74,7 @@ def test_a_program_that_is_interrupted_frees_its_place(server: Cluster) -> None:
     command = [
         sys.executable,
         "-m",
-        "app.cli",
+        "streaming_inference",
         "generate",
         "--model",
         SIMULATED,

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from app.client import Client, GenerationStream, NotFound, Result
 from app.schema.frames import Delta
+from streaming_inference import Client, GenerationStream, NotFound, Result
 from tests.integration.cluster import Cluster
 from tests.integration.conftest import SIMULATED
 from tests.integration.cutting_proxy import CuttingProxy

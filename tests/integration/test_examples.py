@@ -1,4 +1,4 @@
-"""The examples of the documents, run as they stand there.
+"""The examples of the documents and the programs in examples/, run as they stand there.
 
 Every block that is marked `python` or `sh` is run, each by itself, in an empty folder; blocks with another mark, or none, are
 not. The addresses of the shipped configuration become those of the running server. An example fails when it ends with an error,
@@ -7,6 +7,7 @@ and when it prints nothing.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -17,7 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.browser import Browser
 from tests.integration.cluster import ROOT, Cluster
+from tests.integration.cutting_proxy import CuttingProxy
 
 DOCUMENTS = ("docs/api.md", "docs/client.md", "docs/websocket.md")
 SECTION = "One example per protocol"
@@ -65,6 +68,11 @@ def examples(document: str, text: str) -> Iterator[Example]:
 
 
 EXAMPLES = [example for path in DOCUMENTS for example in examples(path, (ROOT / path).read_text("utf-8"))]
+PROGRAMS = [
+    Example(f"examples/{path.name}", 1, "python", path.read_text("utf-8"), ())
+    for path in sorted((ROOT / "examples").glob("*.py"))
+]
+PAGE = ROOT / "examples" / "event_source.html"
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -96,7 +104,7 @@ def environment(server: Cluster) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+@pytest.mark.parametrize("example", EXAMPLES + PROGRAMS, ids=lambda example: example.name)
 def test_the_example_runs(server: Cluster, tmp_path: Path, example: Example) -> None:
     path = tmp_path / f"example.{example.language}"
     path.write_text(at_home(server, example.code), "utf-8")
@@ -114,6 +122,39 @@ def test_the_example_runs(server: Cluster, tmp_path: Path, example: Example) -> 
     )
     assert done.returncode == 0, f"{example.name}:\n{done.stdout}\n{done.stderr}"
     assert done.stdout.strip(), f"{example.name} printed nothing"
+
+
+def test_the_page_runs(server: Cluster) -> None:
+    async def main() -> dict[str, str]:
+        async with (
+            CuttingProxy(server.base_url, {"/": PAGE}, []) as origin,
+            Browser() as browser,
+            asyncio.timeout(TIMEOUT_S),
+        ):
+            await browser.visit(f"{origin.origin}/")
+            await browser.evaluate("document.querySelector('button').click()")
+            shown: dict[str, str] = {}
+            while "ending" not in shown:
+                await asyncio.sleep(0.1)
+                paragraph = "document.querySelector('p')"
+                shown = await browser.evaluate(f"({{...{paragraph}.dataset, text: {paragraph}.textContent}})")
+            return shown
+
+    shown = asyncio.run(main())
+    assert shown["ending"] == "end" and shown["text"]
+
+
+def test_every_way_in_has_a_program() -> None:
+    names = {path.name for path in (ROOT / "examples").iterdir() if path.is_file()}
+    assert names == {
+        "event_source.html",
+        "grpc_stub.py",
+        "native_client.py",
+        "openai_sdk.py",
+        "ray_handle.py",
+        "server_sent_events.py",
+        "web_socket.py",
+    }
 
 
 def test_how_blocks_are_found() -> None:

@@ -12,7 +12,7 @@ import pytest
 from app.errors import Overloaded, StoreUnavailable, StreamExpired, StreamNotFound
 from app.schema.tokens import TokenBatch
 from app.streams.redis.store import RedisStreamStore
-from app.streams.store import Append, Idempotency, Order, Refusal
+from app.streams.store import Append, Idempotency, Order, Rejection
 from tests.contracts.stream_store import ENDING, StreamStoreContract
 from tests.fakes.requests import record
 from tests.integration.redis_server import RedisServer
@@ -108,7 +108,7 @@ def test_no_token_is_lost_or_repeated_when_the_server_is_killed_in_mid_append(se
     asyncio.run(main())
 
 
-def test_drivers_keep_their_leases_over_a_restart_of_the_server(server: RedisServer) -> None:
+def test_producers_keep_their_leases_over_a_restart_of_the_server(server: RedisServer) -> None:
     async def main() -> None:
         async with world_on(server, lease_s=0.6) as world:
             await world.store.create(record("st_a", on_disconnect="continue"), "d1")
@@ -142,7 +142,7 @@ def test_a_server_that_hangs_is_unavailable_soon(server: RedisServer) -> None:
     asyncio.run(main())
 
 
-def test_what_the_server_lost_is_told_anew(server: RedisServer) -> None:
+def test_what_the_server_lost_is_appended_again(server: RedisServer) -> None:
     async def main() -> None:
         async with world_on(server) as world:
             store = world.store
@@ -150,7 +150,7 @@ def test_what_the_server_lost_is_told_anew(server: RedisServer) -> None:
             await store.append("d1", [Append("st_a", 1, [token(0, 1, 2, 3)])])
             await world.redis.delete(f"{world.prefix}t:st_a:0")
             assert await store.append("d1", [Append("st_a", 1, [token(3, 4)], ENDING)]) == [
-                Refusal("st_a", "unknown")
+                Rejection("st_a", "unknown")
             ]
             assert (await store.read("st_a", [0])).ending is None
             assert await store.create(record("st_a"), "d1") == "st_a"
@@ -215,7 +215,7 @@ def test_no_token_is_lost_or_repeated_when_connections_are_killed(server: RedisS
 # A caller fails.
 
 
-def test_calls_that_were_cut_leave_nothing_behind(server: RedisServer) -> None:
+def test_calls_that_were_cut_leave_no_trace(server: RedisServer) -> None:
     async def main() -> None:
         async with world_on(server, lease_s=0.5) as world:
             store = world.store
@@ -255,10 +255,10 @@ def test_orders_that_were_not_received_are_given_again(server: RedisServer) -> N
             await world.store.create(record("st_a"), "d1")
             await world.store.order(Order("cancel", "st_a"))
             server.stand_still()
-            attending = asyncio.ensure_future(world.store.renew("d1", 0.0))
+            renewing = asyncio.ensure_future(world.store.renew("d1", 0.0))
             await asyncio.sleep(0.1)
-            attending.cancel()
-            await asyncio.gather(attending, return_exceptions=True)
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
             server.go_on()
             assert await world.store.renew("d1", 0.0) == [Order("cancel", "st_a")]
             assert await world.store.renew("d1", 0.0) == []
@@ -266,7 +266,7 @@ def test_orders_that_were_not_received_are_given_again(server: RedisServer) -> N
     asyncio.run(main())
 
 
-def test_a_cancel_order_outlives_the_driver_that_it_was_for(server: RedisServer) -> None:
+def test_a_cancel_order_outlives_the_producer_that_it_was_for(server: RedisServer) -> None:
     async def main() -> None:
         async with world_on(server, lease_s=0.4) as world:
             await world.store.create(record("st_a"), "d1")
@@ -281,7 +281,7 @@ def test_a_cancel_order_outlives_the_driver_that_it_was_for(server: RedisServer)
 # Many at a time.
 
 
-def test_of_two_drivers_that_race_for_a_lease_one_wins(server: RedisServer) -> None:
+def test_of_two_producers_that_race_for_a_lease_one_wins(server: RedisServer) -> None:
     async def main() -> None:
         async with world_on(server, lease_s=0.4) as world:
             stores = {"d2": world.store, "d3": world.another_process()}
@@ -301,8 +301,8 @@ def test_of_two_drivers_that_race_for_a_lease_one_wins(server: RedisServer) -> N
                     "None",
                 ]
             for (name, producer), epoch in zip(races, epochs, strict=True):
-                refused = await stores[producer].append(producer, [Append(name, 2, [token(0, 1)])])
-                assert refused == ([] if epoch == 2 else [Refusal(name, "stale")])
+                rejections = await stores[producer].append(producer, [Append(name, 2, [token(0, 1)])])
+                assert rejections == ([] if epoch == 2 else [Rejection(name, "stale")])
 
     asyncio.run(main())
 
@@ -337,14 +337,14 @@ def test_200_streams_of_four_processes_keep_to_themselves(server: RedisServer) -
                 for name, number in streams.items()
             ]
 
-            async def drive(which: int) -> None:
+            async def produce(which: int) -> None:
                 mine = [(name, number) for name, number in streams.items() if number % 4 == which]
                 for step in range(10):
                     appends = [Append(name, 1, [token(step, 1000 * number + step)]) for name, number in mine]
                     assert await stores[which].append(f"d{which}", appends) == []
                 await stores[which].append(f"d{which}", [Append(name, 1, [], ENDING) for name, _ in mine])
 
-            await asyncio.gather(*(drive(which) for which in range(4)))
+            await asyncio.gather(*(produce(which) for which in range(4)))
             async with asyncio.timeout(10):
                 seen = await asyncio.gather(*reading)
             assert seen == [[1000 * number + step for step in range(10)] for number in streams.values()]
@@ -398,7 +398,7 @@ def test_a_choice_that_has_ended_does_not_keep_a_reader_of_the_others_busy(serve
 # Bounds.
 
 
-def test_a_full_log_gives_up_the_oldest_ended_stream_and_no_running_one(server: RedisServer) -> None:
+def test_a_full_store_gives_up_the_oldest_ended_stream_and_no_running_one(server: RedisServer) -> None:
     async def main() -> None:
         async with world_on(server, max_streams=3) as world:
             store = world.store
@@ -457,7 +457,7 @@ def test_nothing_but_tombstones_stays_of_streams_past_their_time(server: RedisSe
     asyncio.run(main())
 
 
-def test_what_waits_ends_when_the_log_is_closed(server: RedisServer) -> None:
+def test_what_waits_ends_when_the_store_is_closed(server: RedisServer) -> None:
     async def main() -> None:
         async with world_on(server) as world:
             await world.store.create(record("st_a"), "d1")

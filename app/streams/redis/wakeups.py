@@ -1,7 +1,7 @@
-"""Wake-ups from Redis: one subscription for a process wakes whoever waits in it, by name.
+"""Wake-ups from Redis: one subscription for a process wakes its coroutines, by name.
 
-A message may be lost, with its connection for instance, so nobody may rely on being woken. When the subscription comes back,
-everybody is woken.
+A message may be lost, for instance with its connection, so no waiter may rely on being woken. When the subscription comes back,
+all waiters are woken.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from contextlib import contextmanager
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+
+from app.backoff import Backoff
+from app.wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
 
@@ -29,26 +32,26 @@ class Wakeups:
     def __init__(self, redis: Redis, channel: str) -> None:
         self._redis = redis
         self._channel = channel
-        self._waiters: dict[str, set[asyncio.Event]] = {}
+        self._waiters: dict[str, set[Wakeup]] = {}
         self._listening: asyncio.Task[None] | None = None
 
     @contextmanager
-    def waiter(self, name: str) -> Iterator[asyncio.Event]:
-        """An event that is set when `name` is woken, from now on."""
+    def waiter(self, name: str) -> Iterator[Wakeup]:
+        """A wake-up that is called whenever `name` is woken, from now on."""
         if self._listening is None:
             self._listening = asyncio.get_running_loop().create_task(self._listen())
-        woken = asyncio.Event()
+        wakeup = Wakeup()
         waiters = self._waiters.setdefault(name, set())
-        waiters.add(woken)
+        waiters.add(wakeup)
         try:
-            yield woken
+            yield wakeup
         finally:
-            waiters.remove(woken)
+            waiters.remove(wakeup)
             if not waiters and self._waiters.get(name) is waiters:
                 del self._waiters[name]
 
     async def close(self) -> None:
-        """Stops listening and wakes everybody."""
+        """Stops listening and wakes all waiters."""
         while self._listening is not None:
             # Once is not always enough: while it connects, the client may swallow a cancellation.
             self._listening.cancel()
@@ -58,30 +61,28 @@ class Wakeups:
         self._wake_all()
 
     async def _listen(self) -> None:
+        backoff = Backoff(RETRY_S)
         while True:
             try:
-                await self._listen_once()
+                async with self._redis.pubsub() as subscription:
+                    await subscription.subscribe(self._channel)
+                    async for message in subscription.listen():
+                        if message["type"] == "subscribe":
+                            # The client subscribes again by itself after a lost connection; messages may be missing.
+                            self._wake_all()
+                        elif message["type"] == "message":
+                            for name in _decode_names(message["data"]):
+                                self._wake(name)
             except (RedisError, OSError) as error:
                 logger.warning("lost the subscription to the stream store: %s", error)
             except Exception:
                 logger.exception("the subscription to the stream store broke")
             self._wake_all()
-            await asyncio.sleep(RETRY_S)
-
-    async def _listen_once(self) -> None:
-        async with self._redis.pubsub() as subscription:
-            await subscription.subscribe(self._channel)
-            async for message in subscription.listen():
-                if message["type"] == "subscribe":
-                    # The client subscribes anew by itself after a lost connection; messages may be missing.
-                    self._wake_all()
-                elif message["type"] == "message":
-                    for name in _decode_names(message["data"]):
-                        self._wake(name)
+            await backoff.pause()
 
     def _wake(self, name: str) -> None:
-        for woken in self._waiters.get(name, ()):
-            woken.set()
+        for wakeup in self._waiters.get(name, ()):
+            wakeup()
 
     def _wake_all(self) -> None:
         for name in self._waiters:

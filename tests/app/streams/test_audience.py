@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -15,9 +15,11 @@ from app.errors import InvalidCursor, StoreUnavailable, TooManyReaders
 from app.schema.tokens import TokenBatch
 from app.settings import StreamsSettings
 from app.streams.audience import RETRY_S, Audience
-from app.streams.memory_store import MemoryStreamStore, StoreBounds
+from app.streams.memory_store import MemoryStreamStore
 from app.streams.reader import Reader
+from app.streams.store_bounds import StoreBounds
 from app.streams.stream import Stream
+from app.tasks import Tasks
 from tests.app.streams.test_stream import stream_of
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.requests import record, request
@@ -44,18 +46,13 @@ class Process:
 
     def __init__(self, name: str, world: World, fields: dict[str, Any]) -> None:
         self.name = name
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks = Tasks()
         settings = StreamsSettings(max_readers=MOST, grace_s=GRACE_S)
-        self.audience = Audience(settings, world.store, name=name, clock=world.clock, spawn=self._spawn)
+        self.audience = Audience(settings, world.store, name=name, clock=world.clock, tasks=self.tasks)
         self.stream = stream_of(request(**fields), on_left=self.audience.left)
 
     async def join(self, **more: Any) -> Reader:
         return await self.audience.join(self.stream, **more)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
 
 
 class World:
@@ -64,7 +61,7 @@ class World:
         self.store = CountingLog(StoreBounds(lease_s=LEASE_S), self.clock)
         self.fields = {"on_disconnect": "cancel", **fields}
         self.first, self.second = (Process(name, self, self.fields) for name in ("i1", "i2"))
-        self.second.stream.stand_by()
+        self.second.stream.produce_elsewhere()
 
     async def create(self) -> None:
         await self.store.create(record("st_1", **self.fields), "i1")
@@ -88,10 +85,9 @@ def live(test: Callable[[World], Awaitable[None]], **fields: Any) -> None:
         world = World(**fields)
         await world.create()
         await test(world)
-        tasks = [*world.first.tasks, *world.second.tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for process in (world.first, world.second):
+            process.tasks.cancel()
+            await process.tasks.ended()
 
     asyncio.run(main())
 
@@ -145,7 +141,11 @@ def test_of_two_that_come_at_once_for_the_last_place_one_gets_it() -> None:
         results = list(await asyncio.gather(world.first.join(), world.second.join(), return_exceptions=True))
         assert sum(isinstance(one, Reader) for one in results) <= 1
         await settle()
-        assert await world.counted() == world.first.stream.readers + world.second.stream.readers <= MOST
+        assert (
+            await world.counted()
+            == len(world.first.stream.readers) + len(world.second.stream.readers)
+            <= MOST
+        )
 
     live(test)
 
@@ -169,9 +169,9 @@ def test_there_are_never_too_many_and_a_place_that_is_free_can_be_had(
                 [result] = await asyncio.gather(joining, return_exceptions=True)
                 if isinstance(result, Reader):
                     here.append(result)
-            assert world.first.stream.readers + world.second.stream.readers == len(here) <= MOST
+            assert len(world.first.stream.readers) + len(world.second.stream.readers) == len(here) <= MOST
         await settle()
-        awaited = world.first.stream.awaits_reader
+        awaited = world.first.stream.readers.expected
         if len(here) + awaited < MOST:
             here.append(await world.second.join())
         assert await world.counted() == len(here) + awaited
@@ -188,7 +188,7 @@ def test_whoever_is_refused_or_cancelled_or_wrong_leaves_no_reader() -> None:
         await asyncio.gather(joining, return_exceptions=True)
         with pytest.raises(InvalidCursor):
             await world.second.join(after="x")
-        assert world.second.stream.readers == 0
+        assert len(world.second.stream.readers) == 0
         assert await world.counted() == 1
 
     live(test)

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from app.schema.frames import Delta, End, Frame
 from app.schema.tokens import Edit, Steering, TokenBatch, steered_logprobs
-from app.streams.memory_store import MemoryStreamStore, StoreBounds
+from app.streams.memory_store import MemoryStreamStore
 from app.streams.reader import Reader
 from app.streams.recorder import PACE_S, Recorder
 from app.streams.store import MAX_UNSTORED_TOKENS, Change, Excerpt
+from app.streams.store_bounds import StoreBounds
 from app.streams.stream import Stream
 from app.wire.sse import NativeSseEncoder
 from tests.app.streams.test_stream import deltas, feed, live, stream_of
@@ -58,7 +59,7 @@ def test_added_stop_strings_take_effect_from_the_next_text_on() -> None:
         stream.change(stops("a", "END"))
         feed(stream, "D three END four", 14)
         recorded(stream)
-        frames = stream.reader().take()
+        frames = stream.readers.join().take()
         assert "".join(text for _, text, _ in pieces(frames)) == "one END two END three "
         end = frames[-1]
         assert isinstance(end, End)
@@ -80,11 +81,11 @@ def test_what_is_put_in_is_a_delta_of_its_own() -> None:
         put_in(stream, steering)
         feed(stream, "d", 6)
         recorded(stream)
-        frames = stream.reader().take()
+        frames = stream.readers.join().take()
         assert pieces(frames) == [("3", "abc", False), ("6", "XYZ", True), ("7", "d", False)]
         assert stream.usage.completion_tokens == 7
         # A reader that comes back from within gets the rest.
-        assert pieces(stream.reader(after="4").take()) == [("6", "YZ", True), ("7", "d", False)]
+        assert pieces(stream.readers.join(after="4").take()) == [("6", "YZ", True), ("7", "d", False)]
         assert NativeSseEncoder("st_1").encode(frames[2:3]) == (
             b'id: st_1:6\ndata: {"type":"delta","cursor":"6","index":0,"text":"XYZ","tokens":3,"steered":true}\n\n'
         )
@@ -102,7 +103,7 @@ def test_what_is_put_in_neither_ends_a_choice_nor_is_part_of_an_end() -> None:
         feed(stream, "NDb", 10)
         feed(stream, "END", 13)
         recorded(stream)
-        frames = stream.reader().take()
+        frames = stream.readers.join().take()
         # Text that was held back leaves with what comes next: it can't be part of a stop string any more.
         assert pieces(frames) == [("3", "a", False), ("10", "END END E", True), ("15", "NDb", False)]
         assert isinstance(frames[-1], End) and frames[-1].choices[0].stop_reason == "END"
@@ -116,7 +117,7 @@ def test_what_is_put_in_up_to_the_end() -> None:
         stream.feed(TokenBatch(1, 0, 0, [97], None, None, steered_logprobs(1)))
         put_in(stream, Steering("a", encode("XY")), finish="length", logprobs=True)
         recorded(stream)
-        frames = stream.reader().take()
+        frames = stream.readers.join().take()
         delta, end = frames[2], frames[3]
         assert isinstance(delta, Delta) and isinstance(end, End)
         assert (delta.token_ids, delta.steered) == (encode("XY"), True)
@@ -169,7 +170,7 @@ def test_what_did_not_come_out_of_a_generator_is_put_into_the_next() -> None:
 def test_readers_wait_for_the_log_at_a_change() -> None:
     def test() -> None:
         stream = stream_of(request(n=2), window_tokens=100)
-        reader = stream.reader()
+        reader = stream.readers.join()
         taken: list[Frame] = []
         feed(stream, "ab", 0)
         feed(stream, "x", 0, choice=1)
@@ -194,7 +195,7 @@ def test_readers_wait_for_the_log_at_a_change() -> None:
 def test_a_reader_of_one_choice_waits_for_the_log_too() -> None:
     def test() -> None:
         stream = stream_of(request())
-        reader = stream.reader()
+        reader = stream.readers.join()
         feed(stream, "a", 0)
         assert pieces(reader.take()) == [("1", "a", False)]
         stream.change(stops("a", "END"))
@@ -216,7 +217,7 @@ def test_a_reader_behind_a_barrier_may_have_a_window() -> None:
         stream = stream_of(request())
         feed(stream, "ab", 0)
         put_in(stream, Steering("a", encode("CD")))
-        reader = stream.reader(window_tokens=3)
+        reader = stream.readers.join(window_tokens=3)
         assert pieces(reader.take()) == [("2", "ab", False)]
         recorded(stream)
         assert pieces(reader.take()) == [("3", "C", True)]
@@ -230,7 +231,7 @@ def test_after_a_takeover_changes_wait_for_what_readers_may_have_seen() -> None:
     def test() -> None:
         stream = stream_of(request())
         feed(stream, "ab", 0)
-        stream.drive(taken_over=True)
+        stream.produce_here(taken_over=True)
         generation = generation_of(stream)
         stream.change(steered("a", "X"))
         stream.change(stops("b", "END"))
@@ -248,12 +249,12 @@ def test_what_contradicts_the_log_is_not_shown_any_longer() -> None:
 
     def test() -> None:
         stream = stream_of(request())
-        stream.stand_by()
+        stream.produce_elsewhere()
         feed(stream, "abcd", 0)
-        reader = stream.reader()
+        reader = stream.readers.join()
         batch = TokenBatch(0, 0, 2, encode("XYcd"), edits=[Edit(id="a", position=2, steered=2)])
         stream.absorb(Excerpt([batch], None, False, 0.0))
-        assert reader.cut and stream.was_cut and stream.counts == [4]
+        assert reader.cut and stream.readers.are_cut_off and stream.counts == [4]
 
     live(test)
 
@@ -267,7 +268,7 @@ class Living:
         self._asked = request(n=choices, stop=("fg",))
         self.stream = self.another()
         self.follower = self.another()
-        self.follower.stand_by()
+        self.follower.produce_elsewhere()
         self.recorder = Recorder(self.store, "d1", self.clock, on_stale=lambda stream: None)
         self.writing = asyncio.ensure_future(self.recorder.run())
         self.generation = generation_of(self.stream)
@@ -289,7 +290,7 @@ class Living:
 
     async def rebuilt(self) -> Stream:
         stream = self.another()
-        stream.stand_by()
+        stream.produce_elsewhere()
         stream.absorb(await self.store.read("st_1", [0] * len(stream.choices)))
         return stream
 
@@ -345,7 +346,7 @@ def test_driver_follower_and_whoever_takes_over_have_the_same_text(data: st.Data
                 await living.follow()
             elif act == "read" and len(readers) < 8:
                 at = data.draw(st.sampled_from([[0] * choices, living.follower.counts]))
-                readers.append((stream.reader(after=".".join(map(str, at))), list(at), []))
+                readers.append((stream.readers.join(after=".".join(map(str, at))), list(at), []))
             for reader, _, frames in readers if act == "take" else ():
                 frames += reader.take()
         stream.cancel()

@@ -10,8 +10,9 @@ import pytest
 
 from app.errors import Overloaded, StreamExpired
 from app.schema.tokens import TokenBatch
-from app.streams.memory_store import MemoryStreamStore, StoreBounds
+from app.streams.memory_store import MemoryStreamStore
 from app.streams.store import Append
+from app.streams.store_bounds import StoreBounds
 from tests.contracts.stream_store import ENDING, LEASE_S, RETENTION_S, StreamStoreContract
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.requests import record
@@ -68,13 +69,13 @@ def test_tokens_are_bounded_and_counted() -> None:
     asyncio.run(main())
 
 
-def test_a_driver_whose_call_is_cut_is_soon_gone() -> None:
+def test_a_producer_whose_call_is_cut_is_soon_gone() -> None:
     async def main() -> None:
         world = MemoryWorld()
         await world.store.create(record("st_a"), "d1")
-        attending = asyncio.ensure_future(world.store.renew("d1", 0.9))
+        renewing = asyncio.ensure_future(world.store.renew("d1", 0.9))
         await settle()
-        attending.cancel()
+        renewing.cancel()
         await settle()
         assert await world.store.take("st_a", "d2") is None
         await world.pass_time(0.3)

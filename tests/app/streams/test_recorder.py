@@ -8,9 +8,10 @@ from app.errors import StoreUnavailable
 from app.model import Model
 from app.service import GenerationService
 from app.settings import ModelSettings, Settings
-from app.streams.memory_store import MemoryStreamStore, StoreBounds
+from app.streams.memory_store import MemoryStreamStore
 from app.streams.recorder import PACE_S, RETRY_S
-from app.streams.store import Append, Refusal
+from app.streams.store import Append, Rejection
+from app.streams.store_bounds import StoreBounds
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.generator import FakeGenerator, FakeTokenizer
 from tests.fakes.requests import request
@@ -21,7 +22,7 @@ class CountingLog(MemoryStreamStore):
         super().__init__(StoreBounds(), clock)
         self.calls: list[int] = []
 
-    async def append(self, producer: str, appends: Sequence[Append]) -> list[Refusal]:
+    async def append(self, producer: str, appends: Sequence[Append]) -> list[Rejection]:
         self.calls.append(sum(len(batch.token_ids) for append in appends for batch in append.batches))
         return await super().append(producer, appends)
 
@@ -56,7 +57,7 @@ class FailingLog(CountingLog):
 
     fails = False
 
-    async def append(self, producer: str, appends: Sequence[Append]) -> list[Refusal]:
+    async def append(self, producer: str, appends: Sequence[Append]) -> list[Rejection]:
         refusals = await super().append(producer, appends)
         if self.fails:
             raise StoreUnavailable("The answer is lost.")

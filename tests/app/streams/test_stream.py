@@ -51,7 +51,7 @@ def stream_of(
         on_changed=lambda stream: None,
         on_left=on_left,
     )
-    stream.drive()
+    stream.produce_here()
     return stream
 
 
@@ -74,7 +74,7 @@ def deltas(frames: list[Frame]) -> list[tuple[str, int, str, int]]:
 def test_what_is_ready_at_once_is_one_delta() -> None:
     def test() -> None:
         stream = stream_of(request())
-        reader = stream.reader()
+        reader = stream.readers.join()
         reader.take()
         feed(stream, "a", 0)
         assert deltas(reader.take()) == [("1", 0, "a", 1)]
@@ -89,7 +89,7 @@ def test_what_is_ready_at_once_is_one_delta() -> None:
 def test_choices_have_their_own_counts_in_the_cursor() -> None:
     def test() -> None:
         stream = stream_of(request(n=3))
-        reader = stream.reader()
+        reader = stream.readers.join()
         feed(stream, "ab", 0, choice=0)
         feed(stream, "xyz", 0, choice=2)
         assert deltas(reader.take()) == [("2.0.0", 0, "ab", 2), ("2.0.3", 2, "xyz", 3)]
@@ -110,7 +110,7 @@ def test_choices_have_their_own_counts_in_the_cursor() -> None:
 def test_batches_of_several_choices_are_told_to_readers_together() -> None:
     async def main() -> None:
         stream = stream_of(request(n=2))
-        reader = stream.reader()
+        reader = stream.readers.join()
         told: list[list[Frame]] = []
         reader.on_ready = lambda: told.append(reader.take())
         feed(stream, "a", 0, choice=0)
@@ -127,7 +127,7 @@ def test_tokens_that_come_twice_count_once_and_those_behind_a_gap_do_not() -> No
         stream = stream_of(request())
         feed(stream, "abc", 0)
         feed(stream, "bcd", 1)
-        assert deltas(stream.reader().take()) == [("4", 0, "abcd", 4)]
+        assert deltas(stream.readers.join().take()) == [("4", 0, "abcd", 4)]
         feed(stream, "f", 5)
         assert stream.ending is None and stream.counts == [4]
 
@@ -141,7 +141,7 @@ def test_nothing_is_taken_after_the_end() -> None:
         feed(stream, "g", 6)
         stream.cancel()
         stream.lost()
-        frames = stream.reader().take()
+        frames = stream.readers.join().take()
         # "c" and "d" have no text. The one waits for company, the other is the last, which no delta has.
         assert deltas(frames) == [("3", 0, "ab", 3)]
         end = frames[-1]
@@ -169,7 +169,7 @@ def test_whether_the_terminal_frame_alone_has_the_last_cursor(
 ) -> None:
     def test() -> None:
         stream = stream_of(request())
-        early = stream.reader()
+        early = stream.readers.join()
         seen = early.take()
         count = 0
         for piece in pieces:
@@ -179,7 +179,7 @@ def test_whether_the_terminal_frame_alone_has_the_last_cursor(
         stream.cancel()
         seen += early.take()
         assert early.knows_end == knows_end
-        for frames in (seen, stream.reader().take()):
+        for frames in (seen, stream.readers.join().take()):
             *before, end = (frame.cursor for frame in frames)
             assert end == str(count)
             assert (end in before) == (not knows_end)
@@ -191,7 +191,7 @@ def test_a_request_that_shows_tokens_has_all_of_them_in_deltas() -> None:
     def test() -> None:
         stream = stream_of(request(return_token_ids=True))
         feed(stream, "a\0", 0, finish="stop")
-        reader = stream.reader()
+        reader = stream.readers.join()
         assert deltas(reader.take()) == [("2", 0, "a", 2)]
         assert not reader.knows_end
 
@@ -203,12 +203,12 @@ def test_tokens_that_no_delta_will_have_do_not_hold_up_the_other_choices() -> No
         stream = stream_of(request(n=3), window_tokens=1)
         generation = FakeGeneration(stream.job("i", 1), stream)
         stream.accept(generation)
-        reader = stream.reader()
+        reader = stream.readers.join()
         for index in range(2):
             feed(stream, "a\0", 0, choice=index, finish="stop")
         reader.take()
-        assert reader.behind() == 0
-        assert not stream.paused
+        assert reader.backlog() == 0
+        assert not stream.readers.paused
 
     live(test)
 
@@ -217,7 +217,7 @@ def test_tokens_that_no_delta_will_have_do_not_hold_up_the_other_choices() -> No
 def test_whether_the_terminal_frame_came_with_the_last_delta(together: bool) -> None:
     def test() -> None:
         stream = stream_of(request())
-        reader = stream.reader()
+        reader = stream.readers.join()
         feed(stream, "ab", 0)
         if not together:
             reader.take()
@@ -234,7 +234,7 @@ def test_cancelling_is_an_ending_and_idempotent() -> None:
         feed(stream, "ab", 0)
         stream.cancel()
         stream.cancel()
-        frames = stream.reader().take()
+        frames = stream.readers.join().take()
         assert isinstance(frames[-1], End)
         assert frames[-1].choices[0].finish_reason == "cancelled"
         assert frames[-1].cursor == "2"
@@ -249,7 +249,7 @@ def test_tokens_and_logprobs_only_when_asked_for() -> None:
         stream.feed(
             TokenBatch(1, 0, 1, [98, 99], None, None, [TokenLogprob(-0.5, []), TokenLogprob(-0.25, [])])
         )
-        delta = stream.reader().take()[1]
+        delta = stream.readers.join().take()[1]
         assert isinstance(delta, Delta)
         assert delta.token_ids == [97, 98, 99]
         assert delta.logprobs is not None
@@ -269,7 +269,7 @@ def test_cursors_that_the_stream_does_not_have(cursor: str) -> None:
         stream = stream_of(request())
         feed(stream, "abc", 0)
         with pytest.raises(InvalidCursor):
-            stream.reader(after=cursor)
+            stream.readers.join(after=cursor)
 
     live(test)
 
@@ -288,7 +288,7 @@ def test_any_way_of_feeding_and_reading_gives_the_same_text(data: st.DataObject)
             choice = data.draw(st.sampled_from(open_choices))
             size = data.draw(st.integers(1, len(texts[choice]) - counts[choice]))
             if len(readers) < 8 and data.draw(st.booleans()):
-                readers.append((stream.reader(after=stream.cursor), list(counts), []))
+                readers.append((stream.readers.join(after=stream.cursor), list(counts), []))
             begin = counts[choice]
             counts[choice] += size
             finish = "length" if counts[choice] == len(texts[choice]) else None
@@ -312,7 +312,7 @@ def test_generation_pauses_for_a_reader_that_is_a_window_behind_and_goes_on_when
         generation = FakeGeneration.__new__(FakeGeneration)
         generation.calls = []
         stream.accept(generation)
-        reader = stream.reader()
+        reader = stream.readers.join()
         feed(stream, "abcdefgh", 0)
         assert generation.calls == []
         feed(stream, "i", 8)
@@ -330,10 +330,10 @@ def test_a_slow_observer_does_not_hold_back_a_fast_reader() -> None:
         generation = FakeGeneration.__new__(FakeGeneration)
         generation.calls = []
         stream.accept(generation)
-        fast = stream.reader()
+        fast = stream.readers.join()
         seen: list[Frame] = []
         fast.on_ready = lambda: seen.extend(fast.take())
-        slow = stream.reader()
+        slow = stream.readers.join()
         for position, letter in enumerate("abcdefghijklmnop"):
             feed(stream, letter, position)
         assert generation.calls == []
@@ -350,7 +350,7 @@ def test_frames_in_pull_style_end_with_the_stream_and_close_the_reader() -> None
         stream = stream_of(request())
 
         async def read() -> list[Frame]:
-            return [frame async for frame in stream.reader().frames()]
+            return [frame async for frame in stream.readers.join().frames()]
 
         reading = asyncio.ensure_future(read())
         await settle()

@@ -52,7 +52,7 @@ def test_a_window_is_shared_fairly_and_never_exceeded(ahead: list[tuple[int, int
 def test_a_window_lets_no_more_through_than_was_acknowledged() -> None:
     def test() -> None:
         stream = stream_of(request(), window_tokens=100)
-        reader = stream.reader(window_tokens=3)
+        reader = stream.readers.join(window_tokens=3)
         told: list[list[Frame]] = []
         reader.on_ready = lambda: told.append(reader.take())
         for position, letter in enumerate("abcdefg"):
@@ -76,7 +76,7 @@ def test_a_window_lets_no_more_through_than_was_acknowledged() -> None:
 def test_the_terminal_frame_comes_when_all_before_it_may() -> None:
     def test() -> None:
         stream = stream_of(request())
-        reader = stream.reader(window_tokens=2)
+        reader = stream.readers.join(window_tokens=2)
         feed(stream, "abcd", 0, finish="length")
         assert deltas(reader.take()) == [("2", 0, "ab", 2)]
         reader.acknowledge("1")
@@ -94,7 +94,7 @@ def test_the_terminal_frame_comes_when_all_before_it_may() -> None:
 def test_a_reader_that_is_at_the_end_of_its_window_hears_of_the_end() -> None:
     def test() -> None:
         stream = stream_of(request())
-        reader = stream.reader(window_tokens=2)
+        reader = stream.readers.join(window_tokens=2)
         told: list[list[Frame]] = []
         reader.on_ready = lambda: told.append(reader.take())
         feed(stream, "ab", 0)
@@ -109,7 +109,7 @@ def test_only_what_was_taken_can_be_acknowledged(cursor: str) -> None:
     def test() -> None:
         stream = stream_of(request())
         for window_tokens in (2, None):
-            reader = stream.reader(window_tokens=window_tokens)
+            reader = stream.readers.join(window_tokens=window_tokens)
             feed(stream, "abcd", 0)
             if window_tokens is not None:
                 reader.take()
@@ -122,7 +122,7 @@ def test_only_what_was_taken_can_be_acknowledged(cursor: str) -> None:
 def test_the_choices_share_a_window() -> None:
     def test() -> None:
         stream = stream_of(request(n=2))
-        reader = stream.reader(window_tokens=6)
+        reader = stream.readers.join(window_tokens=6)
         feed(stream, "abcdefgh", 0, choice=0)
         feed(stream, "xy", 0, choice=1)
         assert deltas(reader.take()) == [("4.0", 0, "abcd", 4), ("4.2", 1, "xy", 2)]
@@ -137,7 +137,7 @@ def test_generation_pauses_while_the_window_is_shut() -> None:
     def test() -> None:
         stream = stream_of(request())
         generation = generation_of(stream)
-        reader = stream.reader(window_tokens=2)
+        reader = stream.readers.join(window_tokens=2)
         take_at_once(reader)
         feed(stream, "a", 0)
         assert generation.calls == []
@@ -156,8 +156,8 @@ def test_generation_goes_on_for_a_reader_whose_window_is_open() -> None:
     def test() -> None:
         stream = stream_of(request())
         generation = generation_of(stream)
-        shut = stream.reader(window_tokens=1)
-        other = stream.reader()
+        shut = stream.readers.join(window_tokens=1)
+        other = stream.readers.join()
         for reader in (shut, other):
             take_at_once(reader)
         feed(stream, "a", 0)
@@ -175,7 +175,7 @@ def test_text_that_is_held_back_does_not_shut_a_window_for_ever() -> None:
     def test() -> None:
         stream = stream_of(request(stop=("abcdef",)))
         generation = generation_of(stream)
-        reader = stream.reader(window_tokens=2)
+        reader = stream.readers.join(window_tokens=2)
         told = take_at_once(reader)
         feed(stream, "a", 0)
         feed(stream, "b", 1)
@@ -192,7 +192,7 @@ def test_text_that_is_held_back_for_longer_than_the_streams_window_does_not_stop
     def test() -> None:
         stream = stream_of(request(stop=("abcdefghijkl",)), window_tokens=8)
         generation = generation_of(stream)
-        reader = stream.reader()
+        reader = stream.readers.join()
         told = take_at_once(reader)
         for position, letter in enumerate("abcdefghijx"):
             feed(stream, letter, position)
@@ -205,7 +205,7 @@ def test_text_that_is_held_back_for_longer_than_the_streams_window_does_not_stop
 def test_a_reader_with_a_window_in_pull_style() -> None:
     async def main() -> None:
         stream = stream_of(request())
-        reader = stream.reader(window_tokens=2)
+        reader = stream.readers.join(window_tokens=2)
         seen: list[Frame] = []
 
         async def read() -> None:
@@ -227,13 +227,13 @@ def test_a_reader_with_a_window_in_pull_style() -> None:
 def test_a_silent_last_token_keeps_the_terminal_frame_from_nobody() -> None:
     def test() -> None:
         stream = stream_of(request())
-        reader = stream.reader(window_tokens=2)
+        reader = stream.readers.join(window_tokens=2)
         feed(stream, "ab", 0)
         assert deltas(reader.take()) == [("2", 0, "ab", 2)]
         feed(stream, "c", 2, finish="stop")
         [end] = reader.take()
         assert isinstance(end, End) and end.cursor == "3"
-        again = stream.reader("3", window_tokens=1)
+        again = stream.readers.join("3", window_tokens=1)
         assert again.take() == [end]
 
     live(test)

@@ -13,7 +13,8 @@ from app.model import Model
 from app.schema.frames import Delta, End, Frame
 from app.service import GenerationService
 from app.settings import ModelSettings, Settings
-from app.streams.memory_store import MemoryStreamStore, StoreBounds
+from app.streams.memory_store import MemoryStreamStore
+from app.streams.store_bounds import StoreBounds
 from app.streams.stream import Stream
 from deployments.engine.config import EngineConfig
 from deployments.engine.loop import EngineLoop
@@ -85,7 +86,7 @@ async def world() -> AsyncIterator[World]:
 
 async def reached(stream: Stream, tokens: int) -> None:
     """Returns when every choice has so many tokens."""
-    frames = stream.reader().frames()
+    frames = stream.readers.join().frames()
     async for _ in frames:
         if min(stream.counts) >= tokens:
             break
@@ -113,9 +114,9 @@ def test_text_is_put_in_once_wherever_it_comes_from_and_whoever_dies(n: int, whi
 
     async def main() -> None:
         async with world() as one:
-            untouched = await rest((await one.services[0].start(asked)).reader())
+            untouched = await rest((await one.services[0].start(asked)).readers.join())
             stream = await one.services[0].start(asked)
-            here = asyncio.ensure_future(rest(stream.reader()))
+            here = asyncio.ensure_future(rest(stream.readers.join()))
             elsewhere = asyncio.ensure_future(rest(await one.services[1].resume(stream.id)))
             await reached(stream, 30)
             for piece in ("<one>", "<two>"):

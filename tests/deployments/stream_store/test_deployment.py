@@ -10,10 +10,11 @@ import pytest
 
 from app.errors import StoreUnavailable
 from app.settings import Settings
-from app.streams.memory_store import MemoryStreamStore, StoreBounds
+from app.streams.memory_store import MemoryStreamStore
+from app.streams.store_bounds import StoreBounds
 from deployments.ingress.store_client import StreamStoreClient
 from deployments.links.link import LinkBroken, LinkBusy, LinkFailed
-from deployments.stream_store.deployment import StreamStore, store_bounds
+from deployments.stream_store.deployment import StreamStore
 from tests.contracts.stream_store import LEASE_S, RETENTION_S, StreamStoreContract
 from tests.fakes.clock import FakeClock
 from tests.fakes.link import LocalLink
@@ -27,7 +28,7 @@ class CalledWorld:
         deployment = StreamStore(bounds)
         deployment._store = MemoryStreamStore(bounds, self.clock)
         self.link = LocalLink(deployment.call)
-        self.store = StreamStoreClient(self.link)
+        self.store = StreamStoreClient.over(self.link)
 
     async def pass_time(self, duration_s: float) -> None:
         await self.clock.advance(duration_s)
@@ -39,7 +40,7 @@ class TestStreamStoreClient(StreamStoreContract):
         yield CalledWorld()
 
 
-def test_a_log_that_cannot_be_reached_is_unavailable() -> None:
+def test_a_store_that_cannot_be_reached_is_unavailable() -> None:
     async def main() -> None:
         world = CalledWorld()
         for failure in (
@@ -58,9 +59,7 @@ def test_a_log_that_cannot_be_reached_is_unavailable() -> None:
 
 
 def test_the_bounds_come_from_the_settings() -> None:
-    settings = Settings.model_validate(
-        {"streams": {"retention_s": 5, "stall_timeout_s": 2, "max_streams": 7}}
-    )
-    bounds = store_bounds(settings)
+    settings = Settings.model_validate({"streams": {"retention_s": 5, "lease_s": 2, "max_streams": 7}})
+    bounds = StoreBounds.from_settings(settings)
     assert (bounds.retention_s, bounds.lease_s, bounds.max_streams) == (5, 2, 7)
     assert bounds.max_age_s > settings.limits.request_timeout_s

@@ -7,13 +7,14 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
+from redis.asyncio import Redis
 
 from app.errors import StoreUnavailable
 from app.schema.tokens import TokenBatch
-from app.streams.memory_store import StoreBounds
 from app.streams.redis.scripts import Scripts
 from app.streams.redis.store import RedisStreamStore
 from app.streams.store import Append, Order
+from app.streams.store_bounds import StoreBounds
 from tests.fakes.requests import record
 
 CALLS: dict[str, Callable[[RedisStreamStore], Awaitable[object]]] = {
@@ -30,7 +31,7 @@ CALLS: dict[str, Callable[[RedisStreamStore], Awaitable[object]]] = {
 
 @pytest.fixture
 def nowhere() -> Iterator[str]:
-    """The address of a server that is not there: the port is taken, and nobody listens."""
+    """The address of a server that is not there: the port is taken, and no server listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"redis://127.0.0.1:{taken.getsockname()[1]}"
@@ -51,7 +52,7 @@ def test_every_call_fails_soon_without_a_server(
     asyncio.run(main())
 
 
-def test_a_log_that_is_closed_says_so(nowhere: str) -> None:
+def test_a_store_that_is_closed_says_so(nowhere: str) -> None:
     async def main() -> None:
         store = RedisStreamStore(nowhere, StoreBounds())
         await store.close()
@@ -68,9 +69,15 @@ def test_a_prefix_cannot_break_out_of_the_scripts(prefix: str) -> None:
         RedisStreamStore("redis://localhost", StoreBounds(), prefix=prefix)
 
 
+def shas(prefix: str = "streams:", bounds: StoreBounds = StoreBounds()) -> dict[str, str]:  # noqa: B008 - frozen
+    scripts = Scripts(Redis(), prefix, bounds, 60.0)
+    return {name: script.sha for name, script in scripts.by_name.items()}
+
+
 def test_scripts_are_named_by_their_text() -> None:
-    first = Scripts("streams:", StoreBounds(), 60.0)
-    assert first.append.sha == Scripts("streams:", StoreBounds(), 60.0).append.sha
-    assert first.append.sha != Scripts("other:", StoreBounds(), 60.0).append.sha
-    assert first.append.sha != Scripts("streams:", StoreBounds(lease_s=1.5), 60.0).append.sha
-    assert len({script.sha for script in vars(first).values()}) == len(vars(first))
+    first = shas()
+    assert first["append"] == shas()["append"]
+    assert first["append"] != shas("other:")["append"]
+    assert first["append"] != shas(bounds=StoreBounds(lease_s=1.5))["append"]
+    assert len(set(first.values())) == len(first)
+    assert first.keys() == CALLS.keys()

@@ -162,8 +162,9 @@ class GrpcClient:
     def __init__(self, address: bytes) -> None:
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
         self._channel = grpc.aio.insecure_channel(address.decode(), options=options)
-        self._call = self._channel.unary_unary(CALL_METHOD)
-        self.stream: Callable[[bytes], Messages] = self._channel.unary_stream(STREAM_METHOD)
+        self._call: Any = self._channel.unary_unary(CALL_METHOD)
+        stream: Any = self._channel.unary_stream(STREAM_METHOD)
+        self.stream: Callable[[bytes], Messages] = stream
         self.close = self._channel.close
 
     async def call(self, request: bytes) -> bytes:
@@ -191,7 +192,7 @@ async def serve_grpc(tell: Callable[[bytes], None]) -> None:
     """Tells its address and serves for ever."""
     service = Service()
 
-    handlers = {
+    handlers: dict[str, Any] = {
         "call": grpc.unary_unary_rpc_method_handler(service.call),
         "stream": grpc.unary_stream_rpc_method_handler(service.stream),
     }

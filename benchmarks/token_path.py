@@ -38,7 +38,8 @@ from app.settings import ModelSettings, Settings
 from app.streams.memory_store import MemoryStreamStore
 from app.streams.store_bounds import StoreBounds
 from benchmarks.serve.summary import quantiles
-from deployments.messages.generation import ChannelMessage, decode_message, encode
+from deployments.messages.call import encode
+from deployments.messages.generation import ChannelMessage, decode_message
 from deployments.model.files import load_tokenizer, model_path, printable_token_ids
 
 WARM_UP_STEPS = 20

@@ -95,7 +95,7 @@ def _generator(model: ModelSettings, label: str, args: Settings) -> Application:
         ray_actor_options=_actor_options(model),
         **_scale(model),
     )(Generator)
-    return deployment.bind(model, args.streams.stall_timeout_s)
+    return deployment.bind(model)
 
 
 def _scale(model: ModelSettings) -> dict[str, Any]:

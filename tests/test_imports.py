@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -47,6 +47,15 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "app.errors": ("app.schema",),
     "app.schema": ("app.schema", "app.errors", "app.settings", "streaming_inference.frames"),
     "deployments.engine": ("deployments.engine", "app.schema", "app.errors", "app.settings"),
+    "deployments.links": ("deployments.links", "app.wakeup"),
+    "deployments.messages": ("deployments.messages", "app.schema", "app.errors", "app.ports"),
+}
+
+# One folder for each process: they have nothing in common but the messages and the links.
+PROCESSES = ("ingress", "generator", "tokenizer", "stream_store")
+FORBIDDEN |= {
+    f"deployments.{process}": tuple(f"deployments.{other}" for other in PROCESSES if other != process)
+    for process in PROCESSES
 }
 
 
@@ -139,12 +148,19 @@ def imports_against_the_direction(root: Path) -> list[str]:
     ]
 
 
-def cycle(root: Path) -> list[str]:
-    """The modules of one import cycle, the first repeated at the end; empty when there is none."""
-    graph: dict[str, set[str]] = {name: set() for name in modules(root)}
+def package_of(module: str) -> str:
+    """The first two components of the name: `app.streams`, `app.model`, `deployments.ingress`."""
+    return ".".join(module.split(".")[:2])
+
+
+def cycle(root: Path, node_of: Callable[[str], str] = str) -> list[str]:
+    """The nodes of one import cycle, the first repeated at the end; empty when there is none. A node is a module or a package."""
+    known = modules(root)
+    graph: dict[str, set[str]] = {node_of(name): set() for name in known}
     for found in imports(root):
-        if found.at_load and found.target in graph:
-            graph[found.importer].add(found.target)
+        importer, target = node_of(found.importer), node_of(found.target)
+        if found.at_load and found.target in known and (importer != target or node_of is str):
+            graph[importer].add(target)
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -163,6 +179,10 @@ def test_dependencies_point_one_way() -> None:
 
 def test_there_is_no_import_cycle() -> None:
     assert not (members := cycle(ROOT)), " imports ".join(members)
+
+
+def test_there_is_no_cycle_of_packages() -> None:
+    assert not (members := cycle(ROOT, package_of)), " imports ".join(members)
 
 
 def test_loading_app_loads_no_ray_and_no_torch() -> None:
@@ -244,3 +264,46 @@ def test_imports_that_do_not_run_at_load_make_no_cycle(tmp_path: Path) -> None:
     lazy = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from app.a import A\ndef f():\n    import app.a\n"
     write(tmp_path, {"app/a.py": "import app.b", "app/b.py": lazy})
     assert cycle(tmp_path) == []
+
+
+def test_a_cycle_of_packages_is_found_though_no_module_is_in_one(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "app/model.py": "import app.streams.choice",
+            "app/streams/__init__.py": "",
+            "app/streams/choice.py": "",
+            "app/streams/driver.py": "import app.model",
+        },
+    )
+    assert cycle(tmp_path) == []
+    assert set(cycle(tmp_path, package_of)) == {"app.model", "app.streams"}
+
+
+def test_processes_that_import_each_other_are_found(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "deployments/ingress/channel.py": "from deployments.generator import outbox",
+            "deployments/generator/outbox.py": "",
+            "deployments/generator/__init__.py": "",
+        },
+    )
+    (message,) = forbidden_imports(tmp_path)
+    assert message.startswith("deployments/ingress/channel.py:1: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("deployments/links/server.py", "import deployments.messages.call"),
+        ("deployments/messages/call.py", "from deployments.links import server"),
+    ],
+)
+def test_what_both_ends_share_imports_no_sibling(tmp_path: Path, path: str, source: str) -> None:
+    write(
+        tmp_path,
+        {"deployments/links/server.py": "", "deployments/messages/call.py": "", path: source},
+    )
+    (message,) = imports_against_the_direction(tmp_path)
+    assert message.startswith(f"{path}:1: ")

@@ -56,12 +56,12 @@ class EngineLoop:
         engine: Engine,
         deliver: Callable[[Outputs], None],
         *,
-        stall_timeout_s: float = 3.0,
+        step_timeout_s: float = 3.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._deliver = deliver
-        self._stall_timeout_s = stall_timeout_s
+        self._step_timeout_s = step_timeout_s
         self._clock = clock
         self._changed = threading.Condition()
         self._commands: deque[_Command] = deque()
@@ -133,7 +133,7 @@ class EngineLoop:
         """The thread is there, its engine is healthy, and no work has waited for longer than the stall
         timeout.
         """
-        stalled = not self._idle and self._clock() - self._progress_at > self._stall_timeout_s
+        stalled = not self._idle and self._clock() - self._progress_at > self._step_timeout_s
         broken = self._broken_in_a_row >= MAX_BROKEN_STEPS
         there = self._thread.is_alive() and not self._stopping
         return there and self._engine.healthy and not stalled and not broken

@@ -1,22 +1,24 @@
-"""How many generator replicas there should be, by the sequences that they report.
+"""The number of generator replicas, from the sequences that they report.
 
-Serve counts calls through its handles. Jobs travel on links, so the replicas count for themselves. Serve ships the policy by
-value to its controller, which has nothing else of this project.
+Serve counts calls through its handles. Jobs travel on links, so the replicas count their sequences themselves. Serve ships the
+policy by value to its controller, which can import nothing else of this project.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ray.serve.config import AutoscalingContext
+if TYPE_CHECKING:
+    from ray.serve.config import AutoscalingContext
 
 SEQUENCES = "sequences"
+"""Name of the metric that the replicas report."""
 
 
 def sequences_policy(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-    """Serve's own policy with sequences for calls: `target_ongoing_requests` of them for each replica.
+    """Serve's own policy, with sequences in place of calls: `target_ongoing_requests` of them for each replica.
 
-    Until one has reported, the number stays. Bounds, delays and smoothing are applied by Serve to what this returns.
+    The number stays until a replica has reported. Serve applies bounds, delays and smoothing to the result.
     """
     reports = (context.aggregated_metrics or {}).get(SEQUENCES)
     if not reports:

@@ -1,4 +1,4 @@
-"""The generator's end of the channels: hands the output of each step to the ingress processes that wait for it.
+"""The generator's end of the channels: delivers the output of each step to the ingress processes.
 
 Delivery of a step is one `put` for each ingress, however many streams it has. Only the batches that end a choice are looked
 at one by one, because the `generate` call of their job ends with them.
@@ -17,7 +17,7 @@ IDLE_OUTBOX_S = 30.0
 
 
 class ChannelServer:
-    """The outboxes of one generator replica. `healthy` says whether the engine works; without it there are no beats."""
+    """The outboxes of one generator replica. There are no beats while `healthy`, asked of the engine, returns false."""
 
     def __init__(self, healthy: Callable[[], bool]) -> None:
         self._healthy = healthy
@@ -31,23 +31,23 @@ class ChannelServer:
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is no job left, and nothing that waits to be sent."""
+        """Whether no job is left and every open channel has taken everything."""
         return not self._jobs and not any(outbox.has_waiting for outbox in self._outboxes.values())
 
     def deliver(self, outputs: Mapping[str, list[TokenBatch]]) -> None:
-        """Takes what one step of the engine made. Called on the event loop, once for each step."""
+        """Takes the output of one engine step. Called on the event loop, once for each step."""
         for ingress, batches in outputs.items():
             self._outbox(ingress).put(batches)
             for batch in batches:
-                if batch.finish is not None:
-                    self._choice_ended(ingress, batch.key)
+                if batch.finish is not None and (job := self._jobs.get((ingress, batch.key))) is not None:
+                    job.choice_ended()
 
     def attach(self, ingress: str, after: int) -> OutboxReader:
-        """Opens the channel of `ingress`, which has the messages up to number `after`. Ends the one that it had."""
+        """Opens the channel of `ingress`, which has the messages up to number `after`. Ends its previous channel."""
         return self._outbox(ingress).attach(after)
 
     def register(self, job: Job) -> RunningJob:
-        """Counts the choices of `job` until they have ended. To be called before the engine gets it, and `forget` at the end."""
+        """Counts the choices of `job` until they have ended. Call it before the engine gets the job, and `forget` at the end."""
         running = RunningJob(job)
         self._jobs[job.ingress, job.key] = running
         return running
@@ -56,7 +56,7 @@ class ChannelServer:
         self._jobs.pop((job.ingress, job.key), None)
 
     async def beat(self) -> None:
-        """Lets every channel beat for ever. Cancel it to stop."""
+        """Sends a beat on every channel each `BEAT_S` seconds, until cancelled."""
         while True:
             await asyncio.sleep(BEAT_S)
             if self._healthy():
@@ -70,13 +70,8 @@ class ChannelServer:
             outbox = self._outboxes[ingress] = Outbox()
         return outbox
 
-    def _choice_ended(self, ingress: str, key: int) -> None:
-        job = self._jobs.get((ingress, key))
-        if job is not None:
-            job.choice_ended()
-
     def _drop_idle(self) -> None:
-        """Forgets the outboxes of ingress processes that have had neither a channel nor a job for a while."""
+        """Forgets the outboxes of ingress processes that have had neither a channel nor a job for `IDLE_OUTBOX_S` seconds."""
         busy = {ingress for ingress, _ in self._jobs}
         for ingress, outbox in list(self._outboxes.items()):
             if outbox.attached or ingress in busy:
@@ -88,17 +83,17 @@ class ChannelServer:
 
 
 class RunningJob:
-    """A job that the engine works on, until each of its choices has ended."""
+    """A job in the engine, until each of its choices has ended."""
 
     def __init__(self, job: Job) -> None:
-        self._choices = job.n - sum(job.finished)
+        self._choices_left = job.n - sum(job.finished)
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._choices == 0:
+        if self._choices_left == 0:
             self._ended.set_result(None)
 
     def choice_ended(self) -> None:
-        self._choices -= 1
-        if self._choices == 0 and not self._ended.done():
+        self._choices_left -= 1
+        if self._choices_left == 0 and not self._ended.done():
             self._ended.set_result(None)
 
     async def ended(self) -> None:

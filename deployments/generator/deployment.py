@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def build_engine(settings: ModelSettings) -> Engine:
-    """The engine that `settings` ask for. Takes seconds and blocks; raises `UnsupportedModel` and `OSError`."""
+    """The engine of a model. Takes seconds and blocks; raises `UnsupportedModel` and `OSError`."""
     config = EngineConfig.from_settings(settings)
     path = model_path(settings)
     if settings.engine == "simulated":
@@ -41,11 +41,13 @@ def build_engine(settings: ModelSettings) -> Engine:
 
 
 class Generator(GeneratorServer):
-    """A `GeneratorServer` as a Serve deployment, with the engine that it serves."""
+    """A `GeneratorServer` as a Serve deployment, with its engine."""
 
-    def __init__(self, settings: ModelSettings, stall_timeout_s: float) -> None:
+    def __init__(self, settings: ModelSettings) -> None:
         super().__init__(settings.sequences_per_replica)
-        self._engine_loop = EngineLoop(build_engine(settings), self.deliver, stall_timeout_s=stall_timeout_s)
+        self._engine_loop = EngineLoop(
+            build_engine(settings), self.deliver, step_timeout_s=settings.step_timeout_s
+        )
         self._engine_loop.start()
         self.serve(self._engine_loop)
 
@@ -62,17 +64,17 @@ class Generator(GeneratorServer):
         }
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Called by Serve, for `deployments.generator.autoscaling`: places that are taken, paused sequences included."""
+        """Called by Serve, for `deployments.generator.autoscaling`: the places in use, paused sequences included."""
         statistics = self._engine_loop.statistics()
         return {SEQUENCES: statistics.running + statistics.waiting + statistics.paused}
 
     def check_health(self) -> None:
         """Called by Serve. Raises when the replica should be replaced."""
         if not self.healthy:
-            raise RuntimeError("the engine makes no steps")
+            raise RuntimeError("The engine makes no steps.")
 
     async def __del__(self) -> None:
-        """Called by Serve when the replica stops, which it may do for `graceful_shutdown_timeout_s`: jobs may end."""
+        """Called by Serve when the replica stops. Jobs may end within `graceful_shutdown_timeout_s`."""
         await self.drained()
         await self.close()
         await asyncio.to_thread(self._engine_loop.stop)

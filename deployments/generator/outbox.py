@@ -1,25 +1,54 @@
-"""What a generator replica has for one ingress: made but not yet sent, and sent but perhaps not received.
+"""The messages of a generator replica to one ingress: batches that wait, and messages that are sent but may not have arrived.
 
-The steps of the engine are joined until the channel takes them, so a channel that is slow gets fewer, larger messages. What is
-waiting is bounded by what the engine's places can make: once it is long, the batches of a choice are merged into one. Of what
-was sent, the last `SENT_LIMIT_BYTES` are kept; a channel that is opened again gets what it did not receive.
+Steps of the engine are joined until the channel takes them, so a slow channel gets fewer, larger messages. What waits is bounded
+by the engine's places: once it is long, the batches of a choice are merged into one. Of the messages sent, the last
+`SENT_LIMIT_BYTES` are kept. A channel that opens again gets those that it has not received.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
+from collections.abc import Iterable
 
 from app.schema.tokens import TokenBatch
-from deployments.messages.generation import ChannelMessage, encode, merge
+from app.wakeup import Wakeup
+from deployments.messages.call import encode
+from deployments.messages.generation import ChannelMessage
 
 SENT_LIMIT_BYTES = 4 * 1024 * 1024
 SENT_LIMIT_MESSAGES = 4096
 MERGE_FROM_BATCHES = 4096
 
 
+def merge(batches: Iterable[TokenBatch]) -> list[TokenBatch]:
+    """The same tokens with one batch for each choice: the batches of several steps are joined. Choices keep their order."""
+    parts: dict[tuple[int, int], list[TokenBatch]] = {}
+    for batch in batches:
+        parts.setdefault((batch.key, batch.choice), []).append(batch)
+    return [_joined(part) for part in parts.values()]
+
+
+def _joined(part: list[TokenBatch]) -> TokenBatch:
+    """The batches of one choice as one."""
+    first, last = part[0], part[-1]
+    if first is last:
+        return first
+    has_logprobs = any(batch.logprobs is not None for batch in part)
+    return TokenBatch(
+        first.key,
+        first.choice,
+        first.position,
+        [token_id for batch in part for token_id in batch.token_ids],
+        last.finish,
+        last.stop_token,
+        [logprob for batch in part for logprob in batch.logprobs or []] if has_logprobs else None,
+        last.error,
+        [edit for batch in part for edit in batch.edits or []] or None,
+    )
+
+
 class Outbox:
-    """The outgoing batches of one ingress. Lives on the event loop of the generator."""
+    """The outgoing batches for one ingress. Lives on the event loop of the generator."""
 
     def __init__(self, *, sent_limit_bytes: int = SENT_LIMIT_BYTES) -> None:
         self.number = 0
@@ -36,11 +65,11 @@ class Outbox:
 
     @property
     def has_waiting(self) -> bool:
-        """Whether an open channel has not taken all that was made."""
+        """Whether an open channel has not taken everything yet."""
         return self.attached and bool(self._waiting)
 
     def put(self, batches: list[TokenBatch]) -> None:
-        """Adds the batches of a step. Keeps the list if there is nothing else waiting."""
+        """Adds the batches of a step. Keeps the list itself if nothing else waits."""
         if self._waiting:
             self._waiting.extend(batches)
             if len(self._waiting) >= self._merge_from:
@@ -52,22 +81,20 @@ class Outbox:
             self._reader.wake()
 
     def beat(self) -> None:
-        """Makes the reader say something even if there is nothing to say."""
+        """Makes the reader send a message, an empty one if nothing waits."""
         if self._reader is not None:
             self._reader.beat_due = True
             self._reader.wake()
 
     def attach(self, after: int) -> OutboxReader:
-        """A reader for an ingress that has the messages up to number `after`. Ends the reader before it, if there is one.
+        """A reader for an ingress that has the messages up to number `after`. Ends the previous reader, if there is one.
 
-        When some of what it lacks is kept no more, the numbers show the gap.
+        When a missing message is no longer kept, the numbers show the gap.
         """
         if self._reader is not None:
             self._reader.end()
         if not self._sent:
-            self.number = max(
-                self.number, after
-            )  # nothing was ever sent from here: the count goes on from theirs
+            self.number = max(self.number, after)  # this outbox is new: it continues the ingress's count
         missing = min(self.number - after, len(self._sent))
         replay = list(self._sent)[len(self._sent) - missing :] if missing > 0 else []
         self._reader = OutboxReader(self, replay)
@@ -78,7 +105,7 @@ class Outbox:
             self._reader = None
 
     def take(self) -> bytes | None:
-        """Everything that waits, as one message; None when nothing does."""
+        """Everything that waits, as one encoded message; None when nothing waits."""
         if not self._waiting:
             return None
         self.number += 1
@@ -92,18 +119,14 @@ class Outbox:
 
 
 class OutboxReader:
-    """One channel's view of an outbox: first what it missed, then what comes. To be closed."""
+    """One channel's view of an outbox: first the messages that it missed, then new ones. To be closed."""
 
     def __init__(self, outbox: Outbox, replay: list[bytes]) -> None:
-        self.beat_due = True  # the first message says that the channel is open
+        self.beat_due = True  # the first message shows that the channel is open
+        self.wake = Wakeup()
         self._outbox = outbox
         self._replay = deque(replay)
         self._ended = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
     def end(self) -> None:
         """Makes `next` return None: another reader has taken over."""
@@ -113,22 +136,17 @@ class OutboxReader:
     async def next(self) -> bytes | None:
         """The next message, as soon as there is one; None when the reader has been ended."""
         while not self._ended:
-            message = self._next()
+            if self._replay:
+                return self._replay.popleft()
+            message = self._outbox.take()
+            if message is None and self.beat_due:
+                message = encode(ChannelMessage(self._outbox.number, []))
+            self.beat_due = False
             if message is not None:
                 return message
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            await self.wake.wait()
         return None
 
     def close(self) -> None:
         """Leaves the outbox to the next reader. Idempotent."""
         self._outbox.detach(self)
-
-    def _next(self) -> bytes | None:
-        if self._replay:
-            return self._replay.popleft()
-        message = self._outbox.take()
-        if message is None and self.beat_due:
-            message = encode(ChannelMessage(self._outbox.number, []))
-        self.beat_due = False
-        return message

@@ -1,4 +1,4 @@
-"""What a generator replica does for the ingress processes: takes jobs, sends their tokens on channels, obeys controls.
+"""The service of a generator replica for the ingress processes: takes jobs, sends their tokens on channels, applies controls.
 
 Knows the engine loop and nothing of Serve; `deployments.generator.deployment` makes a deployment of it.
 """
@@ -13,11 +13,11 @@ from app.errors import ServiceError
 from app.schema.tokens import Job, Steering, TokenBatch
 from deployments.generator.channel import ChannelServer
 from deployments.links.server import LinkServer
-from deployments.messages.generation import Accepted, OpenChannel, decode_control, decode_wanted, encode
-from deployments.messages.refusal import refusal
+from deployments.messages.call import Done, ErrorReply, encode
+from deployments.messages.generation import OpenChannel, decode_control, decode_streaming_request
 
 CALLS_BESIDE_JOBS = 1024
-"""Calls on links that are done at once besides the jobs: a channel and a control of each ingress process."""
+"""Calls on links that run at once besides the jobs: a channel and a control of each ingress process."""
 DRAIN_POLL_S = 0.1
 
 
@@ -34,14 +34,14 @@ class JobLoop(Protocol):
 
 
 class GeneratorServer:
-    """One replica's service for `max_jobs` jobs at a time. Lives on the event loop on which it is made; to be closed.
+    """One replica's service for at most `max_jobs` jobs at a time. Lives on the event loop on which it is made; to be closed.
 
-    The engine loop delivers to `deliver` and is then handed over with `serve`. On `link` it can be reached.
+    The engine loop delivers to `deliver` and is then passed to `serve`. `link` is where ingress processes connect.
     """
 
     def __init__(self, max_jobs: int) -> None:
         self.link = LinkServer(
-            self.control, max_calls=max_jobs + CALLS_BESIDE_JOBS, streaming_handler=self._answers
+            self.control, max_calls=max_jobs + CALLS_BESIDE_JOBS, streaming_handler=self.stream
         )
         self._loop: JobLoop | None = None
         self._channels = ChannelServer(lambda: self.healthy)
@@ -62,24 +62,31 @@ class GeneratorServer:
     def deliver(self, outputs: Mapping[str, list[TokenBatch]]) -> None:
         self._channels.deliver(outputs)
 
+    def stream(self, data: bytes) -> AsyncGenerator[bytes, None]:
+        """The items that answer an encoded `OpenChannel` or `Generate`."""
+        request = decode_streaming_request(data)
+        if isinstance(request, OpenChannel):
+            return self.channel(request.ingress, request.after)
+        return self.generate(request.job)
+
     async def generate(self, job: Job) -> AsyncGenerator[bytes, None]:
-        """Yields one encoded `Answer`; after an acceptance, ends when the job has. Closing or cancelling it aborts the job."""
+        """Yields one encoded reply; after an acceptance, ends when the job has. Closing or cancelling it aborts the job."""
         assert self._loop is not None
         running = self._channels.register(job)
         try:
             try:
                 await self._loop.add(job)
             except ServiceError as error:
-                yield encode(refusal(error))
+                yield encode(ErrorReply.of(error))
                 return
-            yield encode(Accepted())
+            yield encode(Done(None))
             await running.ended()
         finally:
             self._loop.abort(job.ingress, job.key)
             self._channels.forget(job)
 
     async def channel(self, ingress: str, after: int) -> AsyncGenerator[bytes, None]:
-        """Yields the encoded `ChannelMessage`s for `ingress` beyond number `after`. Ends when it opens another channel."""
+        """Yields the encoded `ChannelMessage`s for `ingress` after number `after`. Ends when it opens another channel."""
         reader = self._channels.attach(ingress, after)
         try:
             while (message := await reader.next()) is not None:
@@ -87,27 +94,21 @@ class GeneratorServer:
         finally:
             reader.close()
 
-    async def control(self, control: bytes) -> bytes:
-        """Applies an encoded `Control`. The answer has no content."""
+    async def control(self, data: bytes) -> bytes:
+        """Applies an encoded `Control`."""
         assert self._loop is not None
-        decoded = decode_control(control)
-        for operation in decoded.operations:
+        control = decode_control(data)
+        for operation in control.operations:
             if operation.steering is not None:
-                self._loop.steer(decoded.ingress, operation.key, operation.steering)
+                self._loop.steer(control.ingress, operation.key, operation.steering)
             elif operation.action == "pause":
-                self._loop.pause(decoded.ingress, operation.key)
+                self._loop.pause(control.ingress, operation.key)
             else:
-                self._loop.resume(decoded.ingress, operation.key)
-        return b""
-
-    def _answers(self, request: bytes) -> AsyncGenerator[bytes, None]:
-        wanted = decode_wanted(request)
-        if isinstance(wanted, OpenChannel):
-            return self.channel(wanted.ingress, wanted.after)
-        return self.generate(wanted.job)
+                self._loop.resume(control.ingress, operation.key)
+        return encode(Done(None))
 
     async def drained(self) -> None:
-        """Returns when no job is left and all is sent, or the engine will not do any more."""
+        """Returns when no job is left and everything is sent, or the engine no longer works."""
         while self.healthy and not self._channels.is_idle:  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_POLL_S)
 

@@ -1,6 +1,6 @@
-"""One `generate` call: starts a job on a replica, says whether that takes it, and stays open until the job has ended.
+"""One job on one replica: the call that starts it, its acceptance, its controls and its end.
 
-The call runs in a task of its own, so that the caller can leave at any moment.
+The call stays open until the job has ended. It runs in a task of its own, so that the stream can leave at any moment.
 """
 
 from __future__ import annotations
@@ -9,86 +9,90 @@ import asyncio
 from collections.abc import Callable
 
 from app.errors import GeneratorUnavailable, ServiceError
-from app.schema.tokens import Job
-from deployments.ingress.calls import Call, GeneratorCalls, detached
-from deployments.ingress.faults import RETRY_AFTER_S, from_call
+from app.ports import TokenSink
+from app.schema.tokens import Job, Steering
+from deployments.ingress.call_failure import RETRY_AFTER_S, as_service_error
+from deployments.ingress.controls import ControlSender
+from deployments.ingress.detached_task import detached_task
+from deployments.ingress.replica_links import ReplicaLinks
+from deployments.links.connection import StreamingCall
 from deployments.links.link import LinkBusy
-from deployments.messages.generation import Accepted, decode_answer
-from deployments.messages.refusal import from_refusal
+from deployments.messages.call import decode_reply, encode
+from deployments.messages.generation import Generate
 
 
-class GenerateCall:
-    """Made when constructed. To be closed. `refused`: the replica has nothing of the job, and had nothing of it."""
+class Attempt:
+    """A job of this process on `replica`, from before its call to its end. Implements `app.ports.Generation`. To be closed.
 
-    def __init__(self, calls: GeneratorCalls, replica: str, job: Job, *, accept_timeout_s: float) -> None:
+    The call starts with the construction. `refused`: the replica does not have the job, and never had it. `on_lost` is called
+    once if the call breaks after the acceptance.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        sink: TokenSink,
+        replica: str,
+        links: ReplicaLinks,
+        controls: ControlSender,
+        *,
+        on_lost: Callable[[Attempt], None],
+    ) -> None:
+        self.key = job.key
+        self.sink = sink
         self.replica = replica
+        self.choices_left = job.n - sum(job.finished)
+        self.is_accepted = False
         self.refused = False
-        self._calls = calls
-        self._accept_timeout_s = accept_timeout_s
-        self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._on_broken: Callable[[], None] | None = None
-        self._broken = False
-        self._task = detached(self._run(job))
+        self._controls = controls
+        self._on_lost = on_lost
+        self._acceptance: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._task = detached_task(self._run(links, Generate(job)))
 
-    async def accepted(self) -> None:
-        """Returns when the replica has taken the job. Raises the `ServiceError` that prevented it."""
+    async def accepted(self, timeout_s: float) -> None:
+        """Returns when the replica has taken the job. Raises the `ServiceError` that prevents it."""
         try:
-            async with asyncio.timeout(self._accept_timeout_s):
-                await self._accepted
+            async with asyncio.timeout(timeout_s):
+                await self._acceptance
         except TimeoutError:
             raise GeneratorUnavailable(
-                "The replica did not take the job in time. Try again.", retry_after_s=RETRY_AFTER_S
+                f"The replica did not accept the job within {timeout_s:g} s. Try again.",
+                retry_after_s=RETRY_AFTER_S,
             ) from None
 
-    def on_broken(self, callback: Callable[[], None]) -> None:
-        """Has `callback` called if the call breaks after its acceptance; at once if it has."""
-        self._on_broken = callback
-        if self._broken:
-            callback()
+    def pause(self) -> None:
+        self._controls.send(self.replica, self.key, "pause")
+
+    def resume(self) -> None:
+        self._controls.send(self.replica, self.key, "resume")
+
+    def steer(self, steering: Steering) -> None:
+        self._controls.steer(self.replica, self.key, steering)
 
     def close(self) -> None:
         """Ends the call, and the job with it if that has not ended. Returns at once. Idempotent."""
-        self._on_broken = None
         self._task.cancel()
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, links: ReplicaLinks, request: Generate) -> None:
+        """Makes the call and follows it to its end."""
+        call: StreamingCall | None = None
         try:
-            call = self._calls.generate(self.replica, job)
+            call = links.to(self.replica).streaming_call(encode(request))
+            async for reply in call:
+                decode_reply(request, reply)
+                self.is_accepted = True
+                if not self._acceptance.done():
+                    self._acceptance.set_result(None)
+            if not self.is_accepted:
+                raise ConnectionError("the call ended without a reply")
         except Exception as error:
-            self._refuse(from_call(error, "generator"))
-            return
-        try:
-            await self._attend(call)
-        except LinkBusy as error:
-            self._refuse(from_call(error, "generator"))
-        except Exception as error:
-            self._break(from_call(error, "generator"))
+            if self.is_accepted:
+                self._on_lost(self)
+                return
+            self.refused = call is None or isinstance(error, (ServiceError, LinkBusy))
+            if not self._acceptance.done():
+                self._acceptance.set_exception(as_service_error(error, "generator"))
+                self._acceptance.exception()  # a stream that has left can't retrieve it
         finally:
-            call.cancel()
-
-    async def _attend(self, call: Call) -> None:
-        async for data in call:
-            answer = decode_answer(data)
-            if not isinstance(answer, Accepted):
-                self._refuse(from_refusal(answer))
-            elif not self._accepted.done():
-                self._accepted.set_result(None)
-        self._fail(
-            GeneratorUnavailable("The replica gave no answer. Try again.", retry_after_s=RETRY_AFTER_S)
-        )
-
-    def _refuse(self, error: ServiceError) -> None:
-        self.refused = True
-        self._fail(error)
-
-    def _break(self, error: ServiceError) -> None:
-        self._fail(error)
-        self._broken = True
-        if self._on_broken is not None:
-            self._on_broken()
-
-    def _fail(self, error: ServiceError) -> None:
-        """Fails the acceptance if it is still awaited."""
-        if not self._accepted.done():
-            self._accepted.set_exception(error)
-            self._accepted.exception()  # a caller who has left can't retrieve it
+            if call is not None:
+                call.cancel()

@@ -1,8 +1,8 @@
-"""The ingress's end of the channel to one generator replica: keeps it open, and says when the replica is lost.
+"""The ingress's end of the channel to one generator replica: keeps it open, and reports when the replica is lost.
 
-Messages are handed on in order, each once. A channel that breaks is opened again from the last message received. The replica is
-lost to its jobs when it sends nothing for the stall timeout, when Serve no longer lists it and the channel is broken, or when
-messages are missing. A replica that is only silent may come back; its channel is tried again for as long as it is wanted.
+Messages are passed on in order, each once. A channel that breaks is opened again after the last message received. The replica is
+lost to its jobs when it sends nothing for the silence timeout, when Serve no longer lists it and the channel is broken, or when
+messages are missing. A silent replica may come back: its channel is opened again until it is closed.
 """
 
 from __future__ import annotations
@@ -10,11 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
+from app.backoff import Backoff
 from app.schema.tokens import TokenBatch
-from deployments.ingress.calls import Call, GeneratorCalls, detached
+from deployments.ingress.detached_task import detached_task
+from deployments.ingress.replica_links import ReplicaLinks
 from deployments.ingress.replicas import ReplicaDirectory
-from deployments.messages.generation import decode_message
+from deployments.links.connection import StreamingCall
+from deployments.messages.call import encode
+from deployments.messages.generation import OpenChannel, decode_message
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +35,10 @@ class ChannelClient:
         self,
         replica: str,
         ingress: str,
-        calls: GeneratorCalls,
+        links: ReplicaLinks,
         directory: ReplicaDirectory,
         *,
-        stall_timeout_s: float,
+        silence_timeout_s: float,
         dispatch: Callable[[list[TokenBatch]], None],
         on_lost: Callable[[str], None],
     ) -> None:
@@ -41,27 +46,27 @@ class ChannelClient:
         self.is_open = False
         self.messages = 0
         self._ingress = ingress
-        self._calls = calls
+        self._links = links
         self._directory = directory
-        self._stall_timeout_s = stall_timeout_s
+        self._silence_timeout_s = silence_timeout_s
         self._dispatch = dispatch
         self._on_lost = on_lost
         self._number = 0
         self._heard_s = asyncio.get_running_loop().time()
         self._silent = False
         self._closed = False
-        self._call: Call | None = None
+        self._call: StreamingCall | None = None
         self._changed = asyncio.Event()
-        self._tasks = [detached(self._run()), detached(self._watch())]
+        self._tasks = [detached_task(self._run()), detached_task(self._watch())]
 
     def replicas_changed(self) -> None:
-        """To be called when the directory has changed: a broken channel to a replica that is gone is given up."""
+        """Call it when the directory has changed: a broken channel to a replica that is gone is given up."""
         self._changed.set()
         if not self.is_open and self._call is not None and self.replica not in self._directory.replicas:
-            self._call.cancel()  # it may be one of those that never say anything any more
+            self._call.cancel()  # the call to a dead machine may never end by itself
 
     def close(self) -> None:
-        """Closes the channel. Nothing is dispatched and nothing is lost after that. Idempotent."""
+        """Closes the channel. Afterwards nothing is dispatched and no loss reported. Idempotent."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
@@ -72,30 +77,29 @@ class ChannelClient:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _run(self) -> None:
-        retry_s = FIRST_RETRY_S
+        backoff = Backoff(FIRST_RETRY_S, LAST_RETRY_S)
         while True:
             before = self.messages
-            await self._attend()
+            await self._follow()
             if self.messages > before or self._call is None:
-                retry_s = FIRST_RETRY_S  # without a call it was only the link that is not there yet
+                backoff.reset()  # without a call the link is missing, which has its own backoff
             if self.replica not in self._directory.replicas:
-                self._lose()
+                self._on_lost(self.replica)
             self._changed.clear()
-            try:
-                async with asyncio.timeout(retry_s):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(backoff.next_s()):
                     await self._changed.wait()
-            except TimeoutError:
-                retry_s = min(2 * retry_s, LAST_RETRY_S)
 
-    async def _attend(self) -> None:
-        """Opens the channel and follows it until it breaks."""
+    async def _follow(self) -> None:
+        """Opens the channel and receives its messages until it breaks."""
         self._call = None
         try:
-            call = self._call = self._calls.channel(self.replica, self._ingress, self._number)
+            request = OpenChannel(self._ingress, self._number)
+            call = self._call = self._links.to(self.replica).streaming_call(encode(request), beats=True)
             async for message in call:
                 self._receive(message)
         except asyncio.CancelledError:
-            # Our own cancellation of the call is this, too.
+            # The cancellation of the call by this class arrives here, too.
             if self._closed:
                 raise
         except Exception as error:
@@ -127,30 +131,27 @@ class ChannelClient:
     def _skip_to(self, number: int) -> None:
         logger.error("The channel to %s lost messages %d to %d", self.replica, self._number + 1, number)
         self._number = number
-        self._lose()
-
-    def _lose(self) -> None:
         self._on_lost(self.replica)
 
     async def _watch(self) -> None:
-        """Notices silence. Time in which this process itself stood still doesn't count."""
+        """Detects silence. Time during which this process itself stood still doesn't count."""
         loop = asyncio.get_running_loop()
-        interval_s = self._stall_timeout_s / WATCHES_PER_TIMEOUT
+        interval_s = self._silence_timeout_s / WATCHES_PER_TIMEOUT
         while True:
             slept_from_s = loop.time()
             await asyncio.sleep(interval_s)
             late_s = loop.time() - slept_from_s - interval_s
             if late_s > interval_s:
                 self._heard_s += late_s
-            if loop.time() - self._heard_s > self._stall_timeout_s:
-                self._fall_silent()
-
-    def _fall_silent(self) -> None:
-        self._heard_s = asyncio.get_running_loop().time()
-        if not self._silent:
-            logger.warning("The generator replica %s is silent", self.replica)
-            self._silent = True
-            self._directory.mark(self.replica, silent=True)
-        self._lose()
-        if self._call is not None:
-            self._call.cancel()  # ends `_attend`, which opens the channel again
+            if loop.time() - self._heard_s <= self._silence_timeout_s:
+                continue
+            self._heard_s = loop.time()
+            if not self._silent:
+                logger.warning(
+                    "The generator replica %s has been silent for %g s", self.replica, self._silence_timeout_s
+                )
+                self._silent = True
+                self._directory.mark(self.replica, silent=True)
+            self._on_lost(self.replica)
+            if self._call is not None:
+                self._call.cancel()  # ends `_follow`, and `_run` opens the channel again

@@ -1,8 +1,8 @@
-"""Pausing, resuming and steering jobs: the operations of one tick go to a replica in one call, one call at a time.
+"""Pausing, resuming and steering jobs. The operations of one tick go to a replica in one call, one call at a time.
 
-A pause that gets lost is harmless, a resume that gets lost is a stream that never ends, and text that gets lost was promised. So
-what fails is tried again until the last word on each job has arrived, or the replica is gone. A call that failed may have been
-obeyed: pauses and resumes can be repeated, and a replica applies a steering once, by its id.
+A lost pause is harmless, a lost resume is a stream that never ends, and a lost steering breaks a promise. So a failed call is
+repeated until the last operation on each job has arrived, or the replica is gone. A call that failed may have been carried out:
+pauses and resumes can be repeated, and a replica applies each steering once, by its id.
 """
 
 from __future__ import annotations
@@ -12,22 +12,25 @@ import logging
 from dataclasses import dataclass, field
 from typing import Literal
 
+from app.backoff import Backoff
 from app.schema.tokens import Steering
-from deployments.ingress.calls import GeneratorCalls, detached
+from deployments.ingress.detached_task import detached_task
+from deployments.ingress.replica_links import ReplicaLinks
 from deployments.ingress.replicas import ReplicaGone
-from deployments.messages.generation import Control, ControlOperation, encode
+from deployments.messages.call import decode_reply, encode
+from deployments.messages.generation import Control, ControlOperation
 
 logger = logging.getLogger(__name__)
 
 RETRY_S = 0.2
-ATTEMPTS = 25
+GIVE_UP_AFTER_S = 5.0
 
 Action = Literal["pause", "resume"]
 
 
 @dataclass
 class _Waiting:
-    """What one replica has not been told yet: the last word on each job, and all that is put into jobs, in order."""
+    """The operations that one replica does not have yet: the last action on each job, and all steerings in order."""
 
     actions: dict[int, Action] = field(default_factory=dict)
     steerings: list[ControlOperation] = field(default_factory=list)
@@ -36,62 +39,55 @@ class _Waiting:
         return [*self.steerings, *(ControlOperation(key, action) for key, action in self.actions.items())]
 
     def after(self, earlier: _Waiting) -> _Waiting:
-        """Both, when `earlier` has to be told again."""
+        """Both, when `earlier` has to be sent again."""
         return _Waiting(earlier.actions | self.actions, earlier.steerings + self.steerings)
 
 
 class ControlSender:
     """The operations that one ingress process has for the replicas of one deployment."""
 
-    def __init__(self, calls: GeneratorCalls, ingress: str) -> None:
-        self._calls = calls
+    def __init__(self, links: ReplicaLinks, ingress: str) -> None:
+        self._links = links
         self._ingress = ingress
         self._waiting: dict[str, _Waiting] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def send(self, replica: str, key: int, action: Action) -> None:
-        """Has `action` applied to a job. Returns at once; a later action on the same job replaces one that still waits."""
+        """Applies `action` to a job. Returns at once. A later action on the same job replaces one that still waits."""
         self._for(replica).actions[key] = action
 
     def steer(self, replica: str, key: int, steering: Steering) -> None:
-        """Has tokens put into a job, behind those of earlier calls. Returns at once."""
+        """Inserts tokens into a job, after those of earlier calls. Returns at once."""
         self._for(replica).steerings.append(ControlOperation(key, "steer", steering))
 
     def close(self) -> None:
-        """Gives up what has not arrived. Idempotent."""
+        """Drops the operations that have not arrived. Idempotent."""
         self._waiting.clear()
         for task in self._tasks.values():
             task.cancel()
 
     def _for(self, replica: str) -> _Waiting:
-        """What waits for `replica`, which will be told soon."""
+        """The operations that wait for `replica`. A task sends them in the next tick."""
         if replica not in self._tasks:
-            self._tasks[replica] = detached(self._deliver(replica))
+            self._tasks[replica] = detached_task(self._deliver(replica))
         return self._waiting.setdefault(replica, _Waiting())
 
     async def _deliver(self, replica: str) -> None:
-        attempts = ATTEMPTS
+        backoff = Backoff(RETRY_S)
         try:
-            while attempts and replica in self._waiting:
-                told = self._waiting.pop(replica)
-                if await self._call(replica, told):
-                    attempts = ATTEMPTS
-                    continue
-                attempts -= 1
-                self._waiting[replica] = self._waiting.get(replica, _Waiting()).after(told)
-                await asyncio.sleep(RETRY_S)
-        except ReplicaGone:
-            pass  # its jobs are lost, and their sinks are told so elsewhere
+            while replica in self._waiting and backoff.waited_s < GIVE_UP_AFTER_S:
+                waiting = self._waiting.pop(replica)
+                request = Control(self._ingress, waiting.operations())
+                try:
+                    decode_reply(request, await self._links.to(replica).call(encode(request)))
+                except ReplicaGone:
+                    return  # its jobs are lost, and their channel tells the streams
+                except Exception as error:
+                    logger.warning("A control call to %s failed: %s", replica, type(error).__name__)
+                    self._waiting[replica] = self._waiting.get(replica, _Waiting()).after(waiting)
+                    await backoff.pause()
+                else:
+                    backoff.reset()
         finally:
             self._waiting.pop(replica, None)
             del self._tasks[replica]
-
-    async def _call(self, replica: str, told: _Waiting) -> bool:
-        try:
-            await self._calls.control(replica, encode(Control(self._ingress, told.operations())))
-        except ReplicaGone:
-            raise
-        except Exception as error:
-            logger.warning("A control call to %s failed: %s", replica, type(error).__name__)
-            return False
-        return True

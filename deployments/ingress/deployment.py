@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from app.asgi.application import build_app
+from app.backoff import Backoff
 from app.errors import ServiceError
 from app.model import Model
 from app.proto import generation_pb2 as pb
@@ -25,7 +26,6 @@ from app.service import GenerationService
 from app.settings import Settings
 from app.streams.store import StreamStore
 from app.streams.store_bounds import StoreBounds
-from deployments.ingress.calls import LinkedCalls
 from deployments.ingress.generators import GeneratorClient
 from deployments.ingress.grpc_servicer import CallContext, GenerationServicer
 from deployments.ingress.handles import Fields, HandleCalls
@@ -47,7 +47,7 @@ class Ingress:
     """Answers clients over HTTP, gRPC and handles.
 
     `tokenizers` and `generators` are the handles of each model by its name.
-    `log` is the handle of the stream store, None when the settings say that it is elsewhere.
+    `store` is the handle of the stream store, None when the settings say that it is Redis.
     """
 
     def __init__(
@@ -62,7 +62,9 @@ class Ingress:
         self._links: list[ReplicaLinks] = []
         self._generators = {name: self._generator_client(name, handle) for name, handle in generators.items()}
         models = {
-            model.name: Model(model, self._tokenizer(tokenizers[model.name]), self._generators[model.name])
+            model.name: Model(
+                model, TokenizerClient(self._link(tokenizers[model.name])), self._generators[model.name]
+            )
             for model in settings.models
         }
         self._close_store: Callable[[], Awaitable[None]] | None = None
@@ -145,18 +147,17 @@ class Ingress:
         return self._health.watch(request, grpc_context)
 
     async def _load(self) -> None:
-        """Learns what the models are, for as long as that takes: replicas start in any order."""
+        """Learns what the models are, however long that takes: replicas start in any order."""
+        backoff = Backoff(LOAD_RETRY_S)
         while True:
             try:
-                await self._service.load()
+                return await self._service.load()
             except ServiceError as error:
                 logger.info("The models are not known yet: %s", error.message)
-            else:
-                return
-            await asyncio.sleep(LOAD_RETRY_S)
+                await backoff.pause()
 
     async def check_health(self) -> None:
-        """Called by Serve now and then, which replaces the replica when it raises."""
+        """Called by Serve. Raises when the replica should be replaced."""
         if self._running is not None and self._running.done():
             error = None if self._running.cancelled() else self._running.exception()
             raise RuntimeError("The service has stopped.") from error
@@ -190,9 +191,6 @@ class Ingress:
         self._close_store = store.close
         return store
 
-    def _tokenizer(self, handle: DeploymentHandle[Any]) -> TokenizerClient:
-        return TokenizerClient(handle, self._link(handle))
-
     def _link(self, handle: DeploymentHandle[Any]) -> ReplicaLinks:
         link = links_to(handle)
         self._links.append(link)
@@ -201,9 +199,10 @@ class Ingress:
     def _generator_client(self, name: str, handle: DeploymentHandle[Any]) -> GeneratorClient:
         model = next(model for model in self._settings.models if model.name == name)
         return GeneratorClient(
-            LinkedCalls(self._link(handle)),
+            self._link(handle),
             directory_of(handle.app_name, handle.deployment_name),
             ingress=self._name,
             sequences_per_replica=model.sequences_per_replica,
-            stall_timeout_s=self._settings.streams.stall_timeout_s,
+            accept_timeout_s=model.accept_timeout_s,
+            silence_timeout_s=self._settings.streams.stall_timeout_s,
         )

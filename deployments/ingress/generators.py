@@ -1,9 +1,8 @@
-"""The generators of one model as the ingress sees them: implements `app.ports.Generator` over calls and channels.
+"""The generators of one model as the ingress sees them: implements `app.ports.Generator` over links and channels.
 
-A job is started by a `generate` call that stays open until it ends; its tokens come on the channel of the replica that took it.
-It goes to the replica that has the fewest of ours, and to the next one if that does not take it. The sink is known before the
-call is made, because tokens may overtake the acceptance. Leaving a job cancels its call, which frees its place; so does
-cancelling at any point.
+A job goes to the replica with the fewest choices of this process, and to the next one if that refuses it. Its call stays open
+until the job ends; its tokens come on the channel of the replica. The sink is registered before the call is made, because tokens
+may overtake the acceptance. Leaving a job, or cancelling at any point, cancels its call, which frees its place.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from contextlib import asynccontextmanager
 
 from app.errors import GeneratorUnavailable, Overloaded
 from app.ports import TokenSink
-from app.schema.tokens import Job, Steering, TokenBatch
-from deployments.ingress.attempt import GenerateCall
-from deployments.ingress.calls import GeneratorCalls
+from app.schema.tokens import Job, TokenBatch
+from deployments.ingress.attempt import Attempt
+from deployments.ingress.call_failure import RETRY_AFTER_S
 from deployments.ingress.channel import ChannelClient
 from deployments.ingress.controls import ControlSender
-from deployments.ingress.faults import RETRY_AFTER_S
+from deployments.ingress.replica_links import ReplicaLinks
 from deployments.ingress.replicas import ReplicaDirectory
 
 logger = logging.getLogger(__name__)
@@ -30,53 +29,32 @@ logger = logging.getLogger(__name__)
 CHANNEL_POLL_S = 0.02
 
 
-class RemoteJob:
-    """A job of this process, from before its call is made until it is left. Implements `app.ports.Generation`."""
-
-    def __init__(self, job: Job, sink: TokenSink, control: ControlSender) -> None:
-        self.key = job.key
-        self.job = job
-        self.sink = sink
-        self.call: GenerateCall | None = None
-        self.replica = ""
-        self.choices_left = job.n - sum(job.finished)
-        self._control = control
-
-    def close(self) -> None:
-        """Ends the call, if there is one, and with it what is left of the job."""
-        if self.call is not None:
-            self.call.close()
-
-    def pause(self) -> None:
-        self._control.send(self.replica, self.key, "pause")
-
-    def resume(self) -> None:
-        self._control.send(self.replica, self.key, "resume")
-
-    def steer(self, steering: Steering) -> None:
-        self._control.steer(self.replica, self.key, steering)
-
-
 class GeneratorClient:
-    """The generator deployment of one model. Lives on one event loop; `start` it there, and `close` it."""
+    """The generator deployment of one model. Lives on one event loop: `start` it there, and `close` it.
+
+    A job waits up to `accept_timeout_s` for an open channel, and as long again for a replica to accept it. A replica whose
+    channel has no message for `silence_timeout_s` is lost.
+    """
 
     def __init__(
         self,
-        calls: GeneratorCalls,
+        links: ReplicaLinks,
         directory: ReplicaDirectory,
         *,
         ingress: str,
         sequences_per_replica: int,
-        stall_timeout_s: float,
+        accept_timeout_s: float,
+        silence_timeout_s: float,
     ) -> None:
-        self._calls = calls
+        self._links = links
         self._directory = directory
         self._ingress = ingress
         self._sequences_per_replica = sequences_per_replica
-        self._stall_timeout_s = stall_timeout_s
-        self._control = ControlSender(calls, ingress)
+        self._accept_timeout_s = accept_timeout_s
+        self._silence_timeout_s = silence_timeout_s
+        self._controls = ControlSender(links, ingress)
         self._channels: dict[str, ChannelClient] = {}
-        self._jobs: dict[int, RemoteJob] = {}
+        self._attempts: dict[int, Attempt] = {}
         self._feeds: dict[int, Callable[[TokenBatch], None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -86,14 +64,14 @@ class GeneratorClient:
 
     @property
     def jobs(self) -> int:
-        return len(self._jobs)
+        return len(self._attempts)
 
     @property
     def channels(self) -> frozenset[str]:
         return frozenset(self._channels)
 
     def start(self) -> None:
-        """Opens channels to the replicas that are known, and to others as they come."""
+        """Opens channels to the replicas that are listed, now and later."""
         self._loop = asyncio.get_running_loop()
         self._directory.subscribe(self._on_replicas)
         self._follow_replicas()
@@ -105,30 +83,48 @@ class GeneratorClient:
         channels = list(self._channels.values())
         self._channels.clear()
         for channel in channels:
-            self._lose(channel.replica)
+            self._lose_replica(channel.replica)
             channel.close()
-        self._control.close()
+        self._controls.close()
         for channel in channels:
             await channel.closed()
 
     @asynccontextmanager
-    async def open(self, job: Job, sink: TokenSink) -> AsyncIterator[RemoteJob]:
+    async def open(self, job: Job, sink: TokenSink) -> AsyncIterator[Attempt]:
         """See `app.ports.Generator.open`."""
-        replicas = await self._usable()
-        running = RemoteJob(job, sink, self._control)
-        self._jobs[job.key] = running
+        replicas = await self._candidates()
         self._feeds[job.key] = sink.feed
         try:
-            await self._place(running, replicas)
-            yield running
+            for replica in replicas:
+                attempt = self._attempts[job.key] = Attempt(
+                    job, sink, replica, self._links, self._controls, on_lost=self._lose
+                )
+                try:
+                    await attempt.accepted(self._accept_timeout_s)
+                    break
+                except (Overloaded, GeneratorUnavailable):
+                    # A replica that may have the job is the last one: its tokens could still come.
+                    if not attempt.refused or replica == replicas[-1]:
+                        raise
+            if attempt.replica not in self._channels:
+                raise GeneratorUnavailable(
+                    "The replica that accepted the job is gone. Try again.", retry_after_s=RETRY_AFTER_S
+                )
+            yield attempt
         finally:
-            self._forget(running)
-            running.close()
+            self._feeds.pop(job.key, None)
+            attempt = self._attempts.pop(job.key)
+            attempt.close()
+            self._close_if_retired(attempt.replica)
 
-    async def _usable(self) -> list[str]:
-        """The replicas that can take a job, the one with the fewest choices of ours first. Waits for a channel to be open."""
-        deadline_s = asyncio.get_running_loop().time() + self._stall_timeout_s
-        while not (usable := self._directory.answering & self._open_channels()):
+    async def _candidates(self) -> list[str]:
+        """The replicas that can take a job, the one with the fewest choices of this process first. Waits for an open channel."""
+        deadline_s = asyncio.get_running_loop().time() + self._accept_timeout_s
+        while True:
+            usable = {replica for replica, channel in self._channels.items() if channel.is_open}
+            usable &= self._directory.answering
+            if usable:
+                break
             if not self._directory.answering or asyncio.get_running_loop().time() > deadline_s:
                 raise GeneratorUnavailable(
                     "No replica of the model answers. Try again later.", retry_after_s=RETRY_AFTER_S
@@ -137,78 +133,43 @@ class GeneratorClient:
         if len(usable) == 1:
             return list(usable)
         load: Counter[str] = Counter()
-        for running in self._jobs.values():
-            if running.call is not None:
-                load[running.call.replica] += running.choices_left
-        # Among equals by chance: other ingress processes choose, too.
+        for attempt in self._attempts.values():
+            load[attempt.replica] += attempt.choices_left
+        # Equals in random order: other ingress processes choose, too.
         return sorted(usable, key=lambda replica: (load[replica], random.random()))
-
-    def _open_channels(self) -> set[str]:
-        return {replica for replica, channel in self._channels.items() if channel.is_open}
-
-    async def _place(self, running: RemoteJob, replicas: list[str]) -> None:
-        """Has the first of `replicas` that will take the job. Raises the `ServiceError` that prevents it.
-
-        One that may have taken it is the last that is tried: its tokens could come.
-        """
-        for replica in replicas:
-            call = running.call = GenerateCall(
-                self._calls, replica, running.job, accept_timeout_s=self._stall_timeout_s
-            )
-            try:
-                await call.accepted()
-            except (Overloaded, GeneratorUnavailable):
-                if not call.refused or replica == replicas[-1]:
-                    raise
-            else:
-                self._accept(running, call)
-                return
-
-    def _accept(self, running: RemoteJob, call: GenerateCall) -> None:
-        if call.replica not in self._channels:
-            raise GeneratorUnavailable(
-                "The replica that took the job is gone. Try again.", retry_after_s=RETRY_AFTER_S
-            )
-        running.replica = call.replica
-        call.on_broken(lambda: self._lose_job(running))
 
     # Tokens.
 
     def _dispatch(self, batches: list[TokenBatch]) -> None:
-        """Hands the batches of one message to their sinks. A sink that raises is dropped; the others go on."""
+        """Passes the batches of one message to their sinks. A sink that raises is dropped; the others go on."""
         feeds = self._feeds
         for batch in batches:
             feed = feeds.get(batch.key)
             if feed is None:
                 continue
             if batch.finish is not None:
-                self._jobs[batch.key].choices_left -= 1
+                self._attempts[batch.key].choices_left -= 1
             try:
                 feed(batch)
             except Exception:
                 logger.exception("A stream could not take its tokens")
-                self._lose_job(self._jobs.get(batch.key))
+                if (attempt := self._attempts.get(batch.key)) is not None:
+                    self._lose(attempt)
 
-    def _lose_job(self, running: RemoteJob | None) -> None:
-        """Tells the sink of a job that nothing more will come, unless all has come."""
-        if running is None or self._feeds.pop(running.key, None) is None or running.choices_left <= 0:
+    def _lose(self, attempt: Attempt) -> None:
+        """Tells the sink of an attempt that no more tokens will come, unless it has them all."""
+        if self._feeds.pop(attempt.key, None) is None or attempt.choices_left <= 0:
             return
-        running.close()
+        attempt.close()
         try:
-            running.sink.lost()
+            attempt.sink.lost()
         except Exception:
             logger.exception("A stream could not take the loss of its replica")
 
-    def _lose(self, replica: str) -> None:
-        for running in [running for running in self._jobs.values() if running.replica == replica]:
-            self._lose_job(running)
-
-    def _forget(self, running: RemoteJob) -> None:
-        self._jobs.pop(running.key, None)
-        self._feeds.pop(running.key, None)
-        channel = self._channels.get(running.call.replica) if running.call is not None else None
-        if channel is not None:
-            self._close_if_retired(channel)
+    def _lose_replica(self, replica: str) -> None:
+        for attempt in list(self._attempts.values()):
+            if attempt.replica == replica and attempt.is_accepted:
+                self._lose(attempt)
 
     # Replicas.
 
@@ -218,31 +179,29 @@ class GeneratorClient:
             loop.call_soon_threadsafe(self._follow_replicas)
 
     def _follow_replicas(self) -> None:
+        """Opens a channel to each new replica, and closes those that are no longer needed."""
         if self._loop is None:
             return
         for replica in self._directory.replicas - self._channels.keys():
-            self._open_channel(replica)
-        for channel in list(self._channels.values()):
+            self._channels[replica] = ChannelClient(
+                replica,
+                self._ingress,
+                self._links,
+                self._directory,
+                silence_timeout_s=self._silence_timeout_s,
+                dispatch=self._dispatch,
+                on_lost=self._lose_replica,
+            )
+        for replica, channel in list(self._channels.items()):
             channel.replicas_changed()
-            self._close_if_retired(channel)
+            self._close_if_retired(replica)
 
-    def _open_channel(self, replica: str) -> None:
-        self._channels[replica] = ChannelClient(
-            replica,
-            self._ingress,
-            self._calls,
-            self._directory,
-            stall_timeout_s=self._stall_timeout_s,
-            dispatch=self._dispatch,
-            on_lost=self._lose,
-        )
-
-    def _close_if_retired(self, channel: ChannelClient) -> None:
-        """The channel to a replica that drains closes when the last of our jobs there has ended."""
-        if channel.replica in self._directory.replicas:
+    def _close_if_retired(self, replica: str) -> None:
+        """The channel to a draining replica closes when the last job of this process there has ended."""
+        if replica in self._directory.replicas:
             return
-        calls = (running.call for running in self._jobs.values())
-        if any(call is not None and call.replica == channel.replica for call in calls):
+        if any(attempt.replica == replica for attempt in self._attempts.values()):
             return
-        if self._channels.pop(channel.replica, None) is not None:
+        channel = self._channels.pop(replica, None)
+        if channel is not None:
             channel.close()

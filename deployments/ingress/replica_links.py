@@ -10,7 +10,8 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 
 from app.backoff import Backoff
-from deployments.ingress.calls import detached, serve_options
+from deployments.ingress.detached_task import detached_task
+from deployments.ingress.handle_options import handle_options
 from deployments.ingress.replicas import ReplicaDirectory, ReplicaGone, directory_of
 from deployments.links.address import LinkAddress, decode_address
 from deployments.links.connection import LinkConnection, connect
@@ -28,7 +29,7 @@ Find = Callable[[str], Awaitable[LinkAddress]]
 
 def links_to(handle: DeploymentHandle[Any]) -> ReplicaLinks:
     """The links to the deployment of `handle`, whose replicas say through Serve where they listen (`link_address`)."""
-    addresses = handle.options(method_name="link_address", **serve_options())
+    addresses = handle.options(method_name="link_address", **handle_options())
 
     async def find(replica: str) -> LinkAddress:
         return decode_address(await addresses.options(session_id=replica).remote())
@@ -104,7 +105,7 @@ class ReplicaLinks:
         for replica in self._tasks.keys() - listed:
             self._tasks.pop(replica).cancel()
         for replica in listed - self._tasks.keys():
-            self._tasks[replica] = detached(self._keep_linked(replica))
+            self._tasks[replica] = detached_task(self._keep_linked(replica))
 
     async def _keep_linked(self, replica: str) -> None:
         """Keeps the link to one replica, until cancelled."""

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from app.errors import StoreUnavailable
 from app.streams.store import StreamStore
-from deployments.ingress.faults import RETRY_AFTER_S, from_call
+from deployments.ingress.call_failure import RETRY_AFTER_S, as_service_error
 from deployments.links.link import Link
 from deployments.messages.call import Request, decode_reply, encode
 from deployments.messages.port_requests import PortRequests
@@ -44,7 +44,7 @@ def _method(request_class: Callable[..., Request[Any]]) -> Callable[..., Any]:
             reply = await self.link.call(encode(request), timeout_s)
         except Exception as error:
             raise StoreUnavailable(
-                from_call(error, "stream store").message, retry_after_s=RETRY_AFTER_S
+                as_service_error(error, "stream store").message, retry_after_s=RETRY_AFTER_S
             ) from error
         return decode_reply(request, reply)
 

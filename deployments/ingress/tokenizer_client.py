@@ -1,80 +1,49 @@
-"""The tokenizer of one model as the ingress sees it: implements `app.ports.Tokenizer` over a handle and a link."""
+"""The tokenizer of one model as the ingress sees it: implements `app.ports.Tokenizer` over a link."""
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-from typing import Any
+from typing import TypeVar
 
-from ray.serve.handle import DeploymentHandle
-
-from app.errors import GeneratorUnavailable
 from app.ports import ModelCard
 from app.schema.requests import GenerationRequest
-from deployments.ingress.calls import serve_options
-from deployments.ingress.faults import RETRY_AFTER_S, from_call
+from deployments.ingress.call_failure import as_service_error
 from deployments.links.link import Link, LinkBroken
-from deployments.messages.refusal import Refused, from_refusal
-from deployments.messages.tokenizer import (
-    EncodeCall,
-    EncodePrompt,
-    EncodeText,
-    Encoding,
-    decode_card,
-    decode_encoding,
-    encode,
-)
+from deployments.messages import call
+from deployments.messages.call import Request, decode_reply
+from deployments.messages.tokenizer import Describe, EncodePrompt, EncodeText
 
 DESCRIBE_TIMEOUT_S = 10.0
 ENCODE_TIMEOUT_S = 30.0
 
+Result = TypeVar("Result")
+
 
 class TokenizerClient:
-    """The tokenizer deployment of one model. Described through Serve, while encoding needs the link."""
+    """The tokenizer deployment of one model."""
 
-    def __init__(self, handle: DeploymentHandle[Any], link: Link) -> None:
-        self._describe = handle.options(method_name="describe", **serve_options())
+    def __init__(self, link: Link) -> None:
         self._link = link
 
     async def describe(self) -> ModelCard:
         """See `app.ports.Tokenizer.describe`."""
-        task = asyncio.get_running_loop().create_task(self._described(), context=contextvars.Context())
-        try:
-            async with asyncio.timeout(DESCRIBE_TIMEOUT_S):
-                return decode_card(await task)
-        except asyncio.CancelledError:
-            if asyncio.current_task().cancelling():  # type: ignore[union-attr]
-                raise
-            # The other side has cancelled the call.
-            raise GeneratorUnavailable(
-                "The tokenizer is stopping. Try again.", retry_after_s=RETRY_AFTER_S
-            ) from None
-        except Exception as error:
-            raise from_call(error, "tokenizer") from error
+        return await self._call(Describe(), DESCRIBE_TIMEOUT_S)
 
     async def encode(self, request: GenerationRequest) -> list[int]:
         """See `app.ports.Tokenizer.encode`."""
-        return await self._encoded(EncodePrompt(request))
+        return await self._call(EncodePrompt(request), ENCODE_TIMEOUT_S)
 
     async def encode_text(self, text: str) -> list[int]:
         """See `app.ports.Tokenizer.encode_text`."""
-        return await self._encoded(EncodeText(text))
+        return await self._call(EncodeText(text), ENCODE_TIMEOUT_S)
 
-    async def _encoded(self, call: EncodeCall) -> list[int]:
-        """The ids. A call that breaks is made once more: it changes nothing."""
-        data = encode(call)
+    async def _call(self, request: Request[Result], timeout_s: float) -> Result:
+        """The result. A call that breaks is made once more: it changes nothing."""
+        data = call.encode(request)
         try:
             try:
-                received = await self._link.call(data, ENCODE_TIMEOUT_S)
+                reply = await self._link.call(data, timeout_s)
             except LinkBroken:
-                received = await self._link.call(data, ENCODE_TIMEOUT_S)
+                reply = await self._link.call(data, timeout_s)
         except Exception as error:
-            raise from_call(error, "tokenizer") from error
-        encoding: Encoding = decode_encoding(received)
-        if isinstance(encoding, Refused):
-            raise from_refusal(encoding)
-        return encoding.token_ids
-
-    async def _described(self) -> bytes:
-        card: bytes = await self._describe.remote()
-        return card
+            raise as_service_error(error, "tokenizer") from error
+        return decode_reply(request, reply)

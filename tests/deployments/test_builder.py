@@ -116,9 +116,7 @@ def test_each_model_has_its_deployments() -> None:
 
 
 def test_the_log_in_memory_is_one_process_with_the_bounds_of_the_settings() -> None:
-    settings = Settings.model_validate(
-        {"streams": {"max_streams": 7, "retention_s": 5, "stall_timeout_s": 2}}
-    )
+    settings = Settings.model_validate({"streams": {"max_streams": 7, "retention_s": 5, "lease_s": 2}})
     store = deployments(settings)["StreamStore"]
     assert (store.num_replicas, store._deployment_config.autoscaling_config) == (1, None)
     [bounds] = store.init_args

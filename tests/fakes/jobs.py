@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from app.schema.sampling import SamplingParams
 from app.schema.tokens import Job, TokenBatch
 from deployments.ingress.generators import GeneratorClient
-from tests.fakes.calls import FakeCalls
 from tests.fakes.clock import settle
+from tests.fakes.links import FakeLinks
 
 INGRESS = "ingress-1"
 STALL_TIMEOUT_S = 3.0
@@ -38,12 +38,17 @@ def job(key: int, n: int = 1) -> Job:
 
 
 @asynccontextmanager
-async def serving(*replicas: str) -> AsyncIterator[tuple[FakeCalls, GeneratorClient]]:
-    calls = FakeCalls()
+async def serving(*replicas: str) -> AsyncIterator[tuple[FakeLinks, GeneratorClient]]:
+    calls = FakeLinks()
     for replica in replicas:
         calls.add(replica)
     client = GeneratorClient(
-        calls, calls.directory, ingress=INGRESS, sequences_per_replica=8, stall_timeout_s=STALL_TIMEOUT_S
+        calls,
+        calls.directory,
+        ingress=INGRESS,
+        sequences_per_replica=8,
+        accept_timeout_s=STALL_TIMEOUT_S,
+        silence_timeout_s=STALL_TIMEOUT_S,
     )
     client.start()
     await settle()

@@ -26,8 +26,9 @@ from ray.serve.handle import DeploymentHandle
 
 from app.schema.sampling import SamplingParams
 from app.schema.tokens import Job, TokenBatch
-from deployments.ingress.calls import LinkedCalls, serve_options
-from deployments.ingress.generators import GeneratorClient, RemoteJob
+from deployments.ingress.attempt import Attempt
+from deployments.ingress.generators import GeneratorClient
+from deployments.ingress.handle_options import handle_options
 from deployments.ingress.replica_links import links_to
 from deployments.ingress.replicas import directory_of
 
@@ -67,16 +68,16 @@ class Producer:
         self.ingress = f"producer-{secrets.token_hex(4)}"
         self.handle: DeploymentHandle[Any] = serve.get_deployment_handle(deployment, application)
         self.links = links_to(self.handle)
-        self.calls = LinkedCalls(self.links)
         self.directory = directory_of(application, deployment)
         self.client = GeneratorClient(
-            self.calls,
+            self.links,
             self.directory,
             ingress=self.ingress,
             sequences_per_replica=100,
-            stall_timeout_s=STALL_TIMEOUT_S,
+            accept_timeout_s=STALL_TIMEOUT_S,
+            silence_timeout_s=STALL_TIMEOUT_S,
         )
-        self._statistics = self.handle.options(method_name="statistics", **serve_options())
+        self._statistics = self.handle.options(method_name="statistics", **handle_options())
         self._keys = iter(range(1, 1_000_000))
 
     async def until(self, condition: Callable[[], bool], timeout_s: float = 60) -> None:
@@ -96,7 +97,7 @@ class Producer:
         return Job(ingress=self.ingress, key=next(self._keys), prompt=[1, 2, 3], sampling=sampling)
 
     @asynccontextmanager
-    async def streams(self, count: int, tokens: int) -> AsyncIterator[list[tuple[RemoteJob, Sink]]]:
+    async def streams(self, count: int, tokens: int) -> AsyncIterator[list[tuple[Attempt, Sink]]]:
         async with AsyncExitStack() as stack:
             opened = []
             for _ in range(count):

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.schema.tokens import TokenBatch, TokenLogprob
-from deployments.generator.outbox import MERGE_FROM_BATCHES, Outbox, OutboxReader
-from deployments.messages.generation import ChannelMessage, decode_message, encode, merge
+from deployments.generator.outbox import MERGE_FROM_BATCHES, Outbox, OutboxReader, merge
+from deployments.messages.call import encode
+from deployments.messages.generation import ChannelMessage, decode_message
 from tests.fakes.loop import run
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from app.errors import GeneratorUnavailable, InternalError, ServiceError
 from deployments.generator.server import GeneratorServer
-from deployments.ingress.calls import LinkedCalls
 from deployments.ingress.generators import GeneratorClient
 from deployments.ingress.replica_links import ReplicaLinks
 from deployments.ingress.replicas import ReplicaDirectory
@@ -30,11 +29,12 @@ class World:
         self.directory = ReplicaDirectory()
         self.links = ReplicaLinks(self.directory, lambda _: self.server.link.listen(HOST))
         self.client = GeneratorClient(
-            LinkedCalls(self.links),
+            self.links,
             self.directory,
             ingress=INGRESS,
             sequences_per_replica=8,
-            stall_timeout_s=STALL_TIMEOUT_S,
+            accept_timeout_s=STALL_TIMEOUT_S,
+            silence_timeout_s=STALL_TIMEOUT_S,
         )
 
     def break_link(self) -> None:

@@ -10,10 +10,10 @@ import pytest
 from app.errors import GeneratorUnavailable, InvalidRequest, Overloaded, ServiceError
 from deployments.ingress.generators import GeneratorClient
 from deployments.links.link import LinkBusy
-from deployments.messages.generation import Accepted, encode
-from tests.fakes.calls import FakeCalls
+from deployments.messages.call import Done, encode
 from tests.fakes.clock import settle
 from tests.fakes.jobs import STALL_TIMEOUT_S, Sink, job, serving
+from tests.fakes.links import FakeLinks
 from tests.fakes.loop import run
 
 
@@ -160,7 +160,7 @@ def test_a_job_waits_for_the_link_to_a_replica() -> None:
     run(main())
 
 
-async def _unlink(calls: FakeCalls) -> None:
+async def _unlink(calls: FakeLinks) -> None:
     calls.unlinked.add("a")
     for call in list(calls.replicas["a"].calls):
         call.fail(ConnectionError())
@@ -179,7 +179,7 @@ def test_a_job_that_is_taken_while_serve_drops_the_replica_goes_on() -> None:
             calls.directory.publish(["b"])
             await settle()
             assert client.channels == {"a", "b"}
-            answer = encode(Accepted())
+            answer = encode(Done(None))
             next(call for call in replica.calls if call.kind == "generate").items.put_nowait(answer)
             await settle()
             replica.engine.step(finish="stop")

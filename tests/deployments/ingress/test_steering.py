@@ -20,8 +20,8 @@ from deployments.engine.config import EngineConfig
 from deployments.engine.loop import EngineLoop
 from deployments.engine.simulated import SimulatedEngine
 from deployments.ingress.generators import GeneratorClient
-from tests.fakes.calls import FakeCalls
 from tests.fakes.generator import FakeTokenizer, encode
+from tests.fakes.links import FakeLinks
 from tests.fakes.requests import request
 from tests.fakes.services import rest
 
@@ -32,7 +32,7 @@ class World:
     """Two ingress processes, a log, and generator replicas "a" and "b"."""
 
     def __init__(self) -> None:
-        self.calls = FakeCalls()
+        self.calls = FakeLinks()
         self.store = MemoryStreamStore(StoreBounds(lease_s=0.5), SystemClock())
         self.loops = {name: self._replica(name) for name in ("a", "b")}
         self.clients: list[GeneratorClient] = []
@@ -67,7 +67,12 @@ class World:
 
     def _ingress(self, name: str) -> GenerationService:
         client = GeneratorClient(
-            self.calls, self.calls.directory, ingress=name, sequences_per_replica=32, stall_timeout_s=3.0
+            self.calls,
+            self.calls.directory,
+            ingress=name,
+            sequences_per_replica=32,
+            accept_timeout_s=3.0,
+            silence_timeout_s=3.0,
         )
         client.start()
         self.clients.append(client)

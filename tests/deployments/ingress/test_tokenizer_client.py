@@ -4,36 +4,32 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
 import pytest
 
 from app.errors import GeneratorUnavailable, InternalError, Overloaded, PromptTooLong, ServiceError
 from deployments.ingress.tokenizer_client import TokenizerClient
 from deployments.links.link import LinkBroken, LinkBusy, LinkFailed
-from deployments.messages.refusal import refusal
-from deployments.messages.tokenizer import EncodeCall, Encoded, EncodeText, decode_call
+from deployments.messages.call import Done, ErrorReply
+from deployments.messages.call import encode as encode_message
+from deployments.messages.tokenizer import Describe, EncodeText, decode_request
+from tests.fakes.generator import FakeTokenizer
 from tests.fakes.link import LocalLink
 from tests.fakes.requests import request
 
 
-class NoHandle:
-    """A deployment handle that nobody calls."""
-
-    def options(self, **_: object) -> NoHandle:
-        return self
-
-
 async def encode(data: bytes) -> bytes:
     """Gives the bytes of a prompt or of a text as its ids."""
-    call: EncodeCall = decode_call(data)
+    call = decode_request(data)
+    if isinstance(call, Describe):
+        return encode_message(Done(FakeTokenizer().card))
     prompt = call.text if isinstance(call, EncodeText) else call.request.prompt or ""
     if prompt == "long":
-        return msgspec.msgpack.encode(refusal(PromptTooLong("Too long.", param="prompt")))
-    return msgspec.msgpack.encode(Encoded(list(prompt.encode())))
+        return encode_message(ErrorReply.of(PromptTooLong("Too long.", param="prompt")))
+    return encode_message(Done(list(prompt.encode())))
 
 
 def client(link: LocalLink) -> TokenizerClient:
-    return TokenizerClient(NoHandle(), link)  # type: ignore[arg-type]
+    return TokenizerClient(link)
 
 
 def encoded(prompt: str, *failures: Exception) -> list[int]:
@@ -42,6 +38,10 @@ def encoded(prompt: str, *failures: Exception) -> list[int]:
     ids = asyncio.run(client(link).encode(request(prompt)))
     assert not link.failures
     return ids
+
+
+def test_the_model_is_described() -> None:
+    assert asyncio.run(client(LocalLink(encode)).describe()) == FakeTokenizer().card
 
 
 def test_a_prompt_becomes_ids() -> None:

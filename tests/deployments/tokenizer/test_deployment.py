@@ -7,31 +7,23 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import msgspec
 import pytest
 import tokenizers
 import transformers
 
 from app.errors import InvalidRequest, PromptTooLong
-from app.ports import ModelCard
 from app.schema.requests import GenerationRequest, Message
 from app.schema.sampling import SamplingParams
 from app.settings import ModelSettings
-from deployments.messages.refusal import Refused
-from deployments.messages.tokenizer import (
-    EncodeCall,
-    Encoded,
-    EncodePrompt,
-    EncodeText,
-    Encoding,
-    decode_card,
-    decode_encoding,
-)
+from deployments.messages.call import Request, decode_reply
+from deployments.messages.call import encode as encode_message
+from deployments.messages.tokenizer import Describe, EncodePrompt, EncodeText
 from deployments.model import MODEL_DIR
 from deployments.model.files import SIMULATED_OWNER, bare_copy, load_tokenizer, printable_token_ids
-from deployments.tokenizer.deployment import MAX_CHARACTERS_PER_TOKEN, PromptEncoder, Tokenizer
+from deployments.tokenizer.deployment import Tokenizer
+from deployments.tokenizer.prompt_encoder import MAX_CHARACTERS_PER_TOKEN, PromptEncoder
 
 
 def request(
@@ -141,28 +133,30 @@ def test_threads_do_not_mix_up_their_prompts(encoder: PromptEncoder) -> None:
         assert list(pool.map(lambda prompt: encoder.encode(request(prompt)), prompts)) == alone
 
 
-async def answer(deployment: Tokenizer, call: EncodeCall) -> Encoding:
-    encoding: Encoding = decode_encoding(await deployment.encode(msgspec.msgpack.encode(call)))
-    return encoding
+Result = TypeVar("Result")
 
 
-def test_deployment_answers_with_data(monkeypatch: pytest.MonkeyPatch) -> None:
+async def answer(deployment: Tokenizer, request: Request[Result]) -> Result:
+    return decode_reply(request, await deployment.call(encode_message(request)))
+
+
+def test_deployment_answers_with_data() -> None:
     async def main() -> None:
         deployment = Tokenizer(ModelSettings(name="m"))
-        card: ModelCard = decode_card(await deployment.describe())
-        assert card.name == "m"
-        assert await answer(deployment, EncodePrompt(request("Once"))) == Encoded(bare().encode("Once").ids)
+        assert (await answer(deployment, Describe())).name == "m"
+        assert await answer(deployment, EncodePrompt(request("Once"))) == bare().encode("Once").ids
         plain = bare().encode("Once", add_special_tokens=False)
-        assert await answer(deployment, EncodeText("Once")) == Encoded(plain.ids)
-        refused = await answer(deployment, EncodePrompt(request("x" * 1_000_000)))
-        assert isinstance(refused, Refused) and refused.code == "context_length_exceeded"
+        assert await answer(deployment, EncodeText("Once")) == plain.ids
+        with pytest.raises(PromptTooLong) as raised:
+            await answer(deployment, EncodePrompt(request("x" * 1_000_000)))
+        assert raised.value.code == "context_length_exceeded"
 
     asyncio.run(main())
 
 
 def test_a_tokenizer_of_the_generic_kind_is_loaded_without_torch() -> None:
     code = (
-        "import sys; from app.settings import ModelSettings; from deployments.tokenizer.deployment import PromptEncoder;"
+        "import sys; from app.settings import ModelSettings; from deployments.tokenizer.prompt_encoder import PromptEncoder;"
         "PromptEncoder(ModelSettings()); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=MODEL_DIR.parents[2]).returncode == 0

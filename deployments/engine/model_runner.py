@@ -218,7 +218,7 @@ def _probe_sequence(tokens: list[int], number: int) -> Sequence:
     generated: list[list[int]] = [[]] * (number + 1)
     sampling = SamplingParams(max_tokens=1)
     job = Job(ingress="", key=0, prompt=tokens, sampling=sampling, n=number + 1, generated=generated)
-    return Sequence(job, number, number)
+    return Sequence(job, number, len(tokens) + 1, number)
 
 
 def _probe_chunk(sequence: Sequence) -> Chunk:

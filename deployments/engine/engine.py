@@ -1,4 +1,4 @@
-"""The engine over a transformers model: `step` is schedule, run, sample, hand over.
+"""The engine over a transformers model: a step schedules, runs, samples and puts out.
 
 Ownership: one thread. Faults belong to requests: when a step fails, its sequences are tried alone, and those
 that fail alone end with `finish` "error" while the others go on. Only when the model no longer does what it

@@ -118,8 +118,11 @@ class ExtentAllocator:
             size = self._classes[capacity] = _SizeClass(capacity, self.slab_tokens // capacity)
         number = len(size.extents)
         if number == len(size.slabs) * size.per_slab:
-            slab = self._free_slab(size.slabs[-1] + 1 if size.slabs else 0)
-            if slab is None:
+            # The slab after the last one, so that a size stays in one piece, else the lowest free one.
+            slab = size.slabs[-1] + 1 if size.slabs else 0
+            if slab >= len(self._taken) or self._taken[slab]:
+                slab = next((slab for slab, taken in enumerate(self._taken) if not taken), -1)
+            if slab < 0:
                 return None
             self._taken[slab] = True
             size.slabs.append(slab)
@@ -139,12 +142,6 @@ class ExtentAllocator:
         move = Move(last.offset, extent.offset, extent.capacity)
         last.offset = extent.offset
         return move
-
-    def _free_slab(self, preferred: int) -> int | None:
-        """A free slab: `preferred`, so that a size stays in one piece, else the lowest."""
-        if preferred < len(self._taken) and not self._taken[preferred]:
-            return preferred
-        return next((slab for slab, taken in enumerate(self._taken) if not taken), None)
 
     def _allocate_slabs(self, capacity: int) -> Extent | None:
         count = capacity // self.slab_tokens

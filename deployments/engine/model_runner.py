@@ -64,7 +64,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward(self, chunks: list[Chunk]) -> tuple[torch.Tensor, list[Sequence]]:
-        """The logits `[rows, vocabulary]` of the next tokens, and the sequences that the rows belong to."""
+        """The logits of the next tokens: (rows, vocab_size), of the model's dtype; and the sequence of each row."""
         step = ExtentStep(chunks, self.kv_cache, self._device)
         sampled: list[Sequence] = []
         last_tokens: list[int] = []
@@ -90,6 +90,10 @@ class ModelRunner:
     def _logits(
         self, ids: torch.Tensor, positions: torch.Tensor, step: AttentionStep, rows: list[int]
     ) -> torch.Tensor:
+        """The logits of the tokens at places `rows` of the step: (len(rows), vocab_size), of the model's dtype.
+
+        `ids` and `positions`: (tokens,), int64.
+        """
         arguments: dict[str, Any] = {
             "input_ids": ids[None],
             "position_ids": positions[None],
@@ -114,7 +118,9 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _reference(self, probes: list[list[int]]) -> list[torch.Tensor]:
-        """The logits of every position by the model's own eager forward pass."""
+        """The logits of every position by the model's own eager forward pass: for each probe (tokens, vocab_size),
+        float32.
+        """
         self._model.set_attn_implementation("eager")
         return [
             self._model(input_ids=torch.tensor([probe], device=self._device), use_cache=False)
@@ -131,6 +137,7 @@ class ModelRunner:
         return probe
 
     def _verify(self, probes: list[list[int]], expected: list[torch.Tensor]) -> None:
+        """Raises `UnsupportedModel` when the logits differ. `expected`: for each probe (tokens, vocab_size), float32."""
         try:
             difference = self._difference(probes, expected)
         except (RuntimeError, IndexError) as error:
@@ -144,6 +151,8 @@ class ModelRunner:
     def _difference(self, probes: list[list[int]], expected: list[torch.Tensor]) -> float:
         """The largest difference to `expected` in standard deviations: two chunks, then token by token, all
         side by side.
+
+        `expected`: for each probe (tokens, vocab_size), float32.
         """
         sequences = [_probe_sequence(probe, number) for number, probe in enumerate(probes)]
         worst = 0.0
@@ -163,6 +172,10 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _chunk_difference(self, chunks: list[Chunk], expected: list[torch.Tensor]) -> float:
+        """Computes `chunks`. Returns the largest difference of their logits to `expected`, in standard deviations.
+
+        `expected`: for each probe (tokens, vocab_size), float32.
+        """
         step = ExtentStep(chunks, self.kv_cache, self._device)
         rows = list(range(len(step.ids)))
         logits = self._logits(step.ids, step.positions, step, rows).float()

@@ -28,7 +28,7 @@ from app.schema.tokens import Job, Steering, TokenBatch, TokenLogprob
 from deployments.engine.config import EngineConfig
 from deployments.engine.job_choice import JobChoice
 from deployments.engine.protocol import EngineStatistics, Outputs
-from deployments.engine.randomness import mix
+from deployments.engine.randomness import mix, mix_all
 from deployments.engine.stream_engine import StreamEngine
 
 _BLOCK_TOKENS = 256
@@ -38,22 +38,22 @@ class SimulatedSequence(JobChoice):
     """Its tokens are made in blocks. `block` holds those from number `block_start` on; the token at number
     `checkpoint` is the first that may end the sequence or the block.
 
-    `due` is the time of its first token, in seconds of the engine's clock.
+    `generated` counts its tokens, and `last_generated` is the latest one as of the last checkpoint. `due` is the time of its first token, in seconds of the engine's clock.
     """
 
     __slots__ = (
-        "_early_ids", "_ids", "_key_hash", "block", "block_start", "checkpoint", "due", "has_started", "last_token",
-        "position", "wants_logprobs",
+        "_early_ids", "_ids", "_key_hash", "block", "block_start", "checkpoint", "due",
+        "generated", "has_started", "last_generated", "wants_logprobs",
     )  # fmt: skip
 
     def __init__(
         self, job: Job, choice: int, max_model_len_tokens: int, token_ids: npt.NDArray[np.int64]
     ) -> None:
-        """`token_ids`: (printable tokens,)."""
+        """`token_ids`: (printable tokens,), int64."""
         super().__init__(job, choice, max_model_len_tokens)
         generated = job.generated[choice] if job.generated else []
-        self.position = len(generated)
-        self.last_token = generated[-1] if generated else -1
+        self.generated = len(generated)
+        self.last_generated = generated[-1] if generated else -1
         self.due = 0.0
         self.has_started = False
         self.wants_logprobs = job.sampling.logprobs is not None
@@ -65,12 +65,20 @@ class SimulatedSequence(JobChoice):
         self.make_block()
 
     @property
+    def position(self) -> int:
+        return self.generated
+
+    @property
+    def last_token(self) -> int:
+        return self.last_generated
+
+    @property
     def length(self) -> int:
         """Tokens of the prompt and generated ones."""
         return self.prompt_length + self.position
 
     def steer(self, token_ids: list[int]) -> None:
-        self.position += len(token_ids)
+        self.generated += len(token_ids)
         self.steered = self.position
         self.make_block()
 
@@ -83,7 +91,7 @@ class SimulatedSequence(JobChoice):
     def make_block(self) -> None:
         """Makes the block that starts at `position`."""
         positions = np.arange(self.position, self.position + _BLOCK_TOKENS, dtype=np.uint64)
-        numbers = _mix_all(positions ^ self._key_hash) >> np.uint64(11)
+        numbers = mix_all(positions ^ self._key_hash) >> np.uint64(11)
         tokens = self._ids[numbers % np.uint64(len(self._ids))]
         early = self._early_ids[numbers % np.uint64(len(self._early_ids))]
         self.block = np.where(positions < self.sampling.min_tokens, early, tokens).tolist()
@@ -251,12 +259,12 @@ class SimulatedEngine(StreamEngine[SimulatedSequence]):
         self._generated_tokens += len(sequences)
         self._scheduler.used_tokens += len(sequences)
         for sequence in sequences:
-            position = sequence.position
+            position = sequence.generated
             token_ids = [sequence.block[position - sequence.block_start]]
-            sequence.position = position + 1
+            sequence.generated = position + 1
             logprobs = sequence.logprobs() if sequence.wants_logprobs else None
             if position == sequence.checkpoint:
-                sequence.last_token = token_ids[0]
+                sequence.last_generated = token_ids[0]
                 finish, stop_token = sequence.finish(self._end_ids)
                 if finish is not None:
                     self._end(outputs, sequence, finish, token_ids, stop_token, logprobs)
@@ -281,11 +289,3 @@ class SimulatedEngine(StreamEngine[SimulatedSequence]):
         if sequence not in pace.paused and sequence not in pace.waiting:
             pace.used_tokens += min(len(steering.token_ids), sequence.room)
         super()._steer(sequence, steering)
-
-
-def _mix_all(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """`randomness.mix` of every element; `values`: (any shape)."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

@@ -44,7 +44,9 @@ class Generator(GeneratorServer):
 
     def __init__(self, settings: ModelSettings, stall_timeout_s: float) -> None:
         super().__init__(settings.sequences_per_replica)
-        self._engine_loop = EngineLoop(build_engine(settings), self.deliver, stall_timeout_s=stall_timeout_s)
+        self._engine_loop = EngineLoop(
+            build_engine(settings), self.deliver, step_timeout_s=settings.step_timeout_s
+        )
         self._engine_loop.start()
         self.serve(self._engine_loop)
 

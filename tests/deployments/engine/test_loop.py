@@ -113,7 +113,7 @@ class Desk:
         self.delivered: asyncio.Queue[Outputs] = asyncio.Queue()
         self.now = 0.0
         self.loop = EngineLoop(
-            self.engine, self.delivered.put_nowait, stall_timeout_s=3.0, clock=lambda: self.now
+            self.engine, self.delivered.put_nowait, step_timeout_s=3.0, clock=lambda: self.now
         )
 
     async def next(self) -> Outputs:

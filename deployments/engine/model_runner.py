@@ -55,7 +55,10 @@ class ModelRunner:
         probes = self._probes(config.kv_cache_tokens)
         expected = self._reference(probes)
         model.set_attn_implementation(NAME)
-        probe = self._learn_shapes()
+        probe = ShapeProbe()
+        ids = torch.arange(2, device=self._device)
+        with torch.inference_mode():
+            self._logits(ids, ids, probe, [1])
         check_layers(model, probe)
         layers = [shape for _, shape in sorted(probe.shapes.items())]
         self.kv_cache = KVCache(layers, config.kv_cache_tokens, self.max_model_len_tokens, self._device)
@@ -128,13 +131,6 @@ class ModelRunner:
             .float()
             for probe in probes
         ]
-
-    @torch.inference_mode()
-    def _learn_shapes(self) -> ShapeProbe:
-        probe = ShapeProbe()
-        ids = torch.arange(2, device=self._device)
-        self._logits(ids, ids, probe, [1])
-        return probe
 
     def _verify(self, probes: list[list[int]], expected: list[torch.Tensor]) -> None:
         """Raises `UnsupportedModel` when the logits differ. `expected`: for each probe (tokens, vocab_size), float32."""

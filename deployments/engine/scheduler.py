@@ -136,9 +136,13 @@ class Scheduler:
         for sequence in list(self.waiting):
             if budget <= 0 or len(self.running) >= self._max_running:
                 return
-            if self._waits_for_sibling(sequence):
+            if sequence.extent is None and any(
+                sibling.state is State.RUNNING and sibling.computed < sibling.prompt_length - 1
+                for sibling in sequence.siblings
+            ):
+                # Another choice of the stream computes the prompt, which this one then copies.
                 continue
-            if not self._keep_place(sequence) and not self._place(sequence):
+            if not self._place(sequence):
                 return
             self.waiting.remove(sequence)
             sequence.state = State.RUNNING
@@ -147,21 +151,16 @@ class Scheduler:
             chunks.append(Chunk(sequence, sequence.computed, count))
             budget -= count
 
-    def _keep_place(self, sequence: Sequence) -> bool:
-        """Whether a sequence that was paused still has its memory, with room for all that it has."""
-        if sequence.extent is None:
-            return False
-        grown = self._kv_cache.grow(sequence.extent, sequence.computed, len(sequence.tokens))
-        if grown is None:
-            self.release(sequence)
-            return False
-        sequence.extent = grown
-        return True
-
     def _place(self, sequence: Sequence) -> bool:
-        """Gives a sequence memory for all that it has, filled with its prompt if a sibling has computed
-        that.
+        """Gives a sequence memory for all its tokens: what it kept through a pause, or else new memory, filled with its
+        prompt if a sibling has computed that. False when there is none.
         """
+        if sequence.extent is not None:
+            grown = self._kv_cache.grow(sequence.extent, sequence.computed, len(sequence.tokens))
+            if grown is not None:
+                sequence.extent = grown
+                return True
+            self.release(sequence)
         extent = self._kv_cache.allocate(len(sequence.tokens))
         while extent is None:
             if not self._reclaim(sequence):
@@ -174,13 +173,6 @@ class Scheduler:
             self._kv_cache.copy(donor.extent, extent, shared)
             sequence.computed = shared
         return True
-
-    def _waits_for_sibling(self, sequence: Sequence) -> bool:
-        """Whether another choice of the stream is computing the prompt, which this one then copies."""
-        return sequence.extent is None and any(
-            sibling.state is State.RUNNING and sibling.computed < sibling.prompt_length - 1
-            for sibling in sequence.siblings
-        )
 
     # Memory.
 

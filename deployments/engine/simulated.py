@@ -38,7 +38,8 @@ class SimulatedSequence(JobChoice):
     """Its tokens are made in blocks. `block` holds those from number `block_start` on; the token at number
     `checkpoint` is the first that may end the sequence or the block.
 
-    `generated` counts its tokens, and `last_generated` is the latest one as of the last checkpoint. `due` is the time of its first token, in seconds of the engine's clock.
+    `generated` counts its tokens, and `last_generated` is the latest one as of the last checkpoint. `due` is the
+    time of its first token, in seconds of the engine's clock.
     """
 
     __slots__ = (

@@ -158,7 +158,13 @@ class ModelRunner:
                 if sequence.extent is None:
                     raise RuntimeError("no key-value memory is free")
             while any(sequence.remaining for sequence in sequences):
-                chunks = [_probe_chunk(sequence) for sequence in sequences if sequence.remaining]
+                chunks = []
+                for sequence in sequences:
+                    # Thirds: the first two as chunks, the rest token by token.
+                    third = len(sequence.tokens) // 3
+                    count = third if third and sequence.computed < 2 * third else 1
+                    if sequence.remaining:
+                        chunks.append(Chunk(sequence, sequence.computed, count))
                 worst = max(worst, self._chunk_difference(chunks, expected))
         finally:
             for sequence in sequences:
@@ -228,10 +234,3 @@ def _probe_sequence(tokens: list[int], number: int) -> Sequence:
     sampling = SamplingParams(max_tokens=1)
     job = Job(ingress="", key=0, prompt=tokens, sampling=sampling, n=number + 1, generated=generated)
     return Sequence(job, number, len(tokens) + 1, number)
-
-
-def _probe_chunk(sequence: Sequence) -> Chunk:
-    """Thirds: the first two as chunks, the rest token by token."""
-    third = len(sequence.tokens) // 3
-    count = third if third and sequence.computed < 2 * third else 1
-    return Chunk(sequence, sequence.computed, count)

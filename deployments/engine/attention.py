@@ -1,9 +1,12 @@
 """Attention of one step over the extents of the sequences that take part in it.
 
-The tokens of a step are one row `[1, N]` for the model. Sequences with one token come first, ordered by their
-place in memory, so that neighbours of one size form a run, attended in one call; then the longer chunks, one
-call each. The query heads that share a key-value head are packed as query positions (runs) or as heads
-(chunks), so that keys and values are never repeated.
+The tokens of a step are one row (1, tokens) for the model. Sequences with one token come first, ordered by their
+place in memory, so that neighbours of one size form a run, which is one attention call. Each longer chunk is a call
+of its own. The query heads that share a key-value head are packed as query positions (runs) or as heads (chunks), so
+that keys and values are never repeated.
+
+In the shapes of this file, `heads` counts the query heads, `kv_heads` the key-value heads, and `group` the query heads
+that share a key-value head.
 
 `extent_attention` is what transformers calls in each layer, under the name `NAME` (a name with "sdpa" or
 "flash" in it would be taken for theirs). The step travels to it as the keyword argument `attention_step` of
@@ -24,15 +27,21 @@ NAME = "streaming_extents"
 
 
 class AttentionStep(Protocol):
-    """What stands behind the attention calls of one forward pass."""
+    """Computes the attention calls of one forward pass."""
 
     def attend(self, layer: int, query: Heads, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """The result `[N, heads, dimension]` for keys and values of `[N, key-value heads, dimension]`."""
+        """The attention of one layer.
+
+        `key`: (tokens, kv_heads, key_dim); `value`: (tokens, kv_heads, value_dim). Returns (tokens, heads, value_dim).
+        """
         ...
 
 
 class Heads:
-    """The queries `[N, heads, dimension]` of a layer and how that layer attends."""
+    """The queries of one layer, and how that layer attends.
+
+    `query`: (tokens, heads, key_dim); `sinks`: (heads,), the logit of each head's attention sink.
+    """
 
     __slots__ = ("query", "scale", "sinks", "softcap", "window")
 
@@ -64,8 +73,12 @@ def extent_attention(
     attention_step: AttentionStep | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The attention function that transformers calls. Raises `RuntimeError` when the model is not produced_here by
-    the engine.
+    """The attention function that transformers calls. Raises `RuntimeError` when something other than the engine
+    runs the model.
+
+    `query`: (1, heads, tokens, key_dim); `key`: (1, kv_heads, tokens, key_dim); `value`: (1, kv_heads, tokens,
+    value_dim); `s_aux`: (heads,). `attention_mask` is not used. Returns (1, tokens, heads, value_dim), and None for
+    the attention weights.
     """
     if attention_step is None or query.shape[0] != 1:
         raise RuntimeError("this attention works only inside the engine, on one row of tokens")
@@ -80,8 +93,8 @@ class ExtentStep:
     """One step's chunks as the model needs them: ids, positions, places to write to, and what each token
     attends to.
 
-    `ordered` are the chunks in the order of their tokens. Everything that the device needs crosses over in
-    one copy.
+    `ordered` are the chunks in the order of their tokens. `ids` and `positions`: (tokens,), int64. Everything that
+    the device needs crosses over in one copy.
     """
 
     def __init__(self, chunks: list[Chunk], kv_cache: KVCache, device: torch.device) -> None:
@@ -103,30 +116,33 @@ class ExtentStep:
         packed = torch.tensor([ids, positions, offsets, capacities])
         self.ids, self.positions, self._offsets, self._capacities = packed.to(device, non_blocking=True)
         self._slots: dict[int, torch.Tensor] = {}
-        self._pieces = _runs(singles, self.positions) + _segments(longer, len(singles), self.positions)
+        self._pieces = _runs(singles, self.positions)
+        first = len(singles)
+        for chunk in longer:
+            self._pieces.append(_Segment(first, chunk, self.positions))
+            first += chunk.count
 
     def attend(self, layer: int, query: Heads, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Writes the new keys and values, then attends. Writing again after a failure is harmless."""
+        """Writes the new keys and values, then attends. Writing again after a failure is harmless.
+
+        `key`: (tokens, kv_heads, key_dim); `value`: (tokens, kv_heads, value_dim). Returns (tokens, heads, value_dim).
+        """
         cache = self._kv_cache.layers[layer]
-        slots = self._slots_for(cache.heads)
+        # The rows of the layer's memory that the new keys and values go to: (tokens * kv_heads,).
+        slots = self._slots.get(cache.heads)
+        if slots is None:
+            head = torch.arange(cache.heads, device=self.ids.device)
+            starts = self._offsets * cache.heads + self.positions
+            slots = (starts[:, None] + self._capacities[:, None] * head).flatten()
+            self._slots[cache.heads] = slots
         cache.keys.index_copy_(0, slots, key.reshape(len(slots), -1))
         cache.values.index_copy_(0, slots, value.reshape(len(slots), -1))
         outputs = [piece.attend(query, cache) for piece in self._pieces]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def _slots_for(self, heads: int) -> torch.Tensor:
-        """The rows of a layer's memory that the tokens of this step go to, one for each token and head."""
-        slots = self._slots.get(heads)
-        if slots is None:
-            head = torch.arange(heads, device=self.ids.device)
-            first = self._offsets * heads + self.positions
-            slots = (first[:, None] + self._capacities[:, None] * head).flatten()
-            self._slots[heads] = slots
-        return slots
-
 
 class ShapeProbe:
-    """Stands in for a step in a first forward pass: learns what each layer keeps and how it attends; computes
+    """Takes the place of a step in a first forward pass. Records what each layer keeps and how it attends; computes
     nothing.
     """
 
@@ -135,17 +151,19 @@ class ShapeProbe:
         self.windows: dict[int, int | None] = {}
 
     def attend(self, layer: int, query: Heads, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """`key`: (tokens, kv_heads, key_dim); `value`: (tokens, kv_heads, value_dim). Returns zeros (tokens, heads,
+        value_dim).
+        """
         self.shapes[layer] = LayerShape(key.shape[1], key.shape[2], value.shape[2], key.dtype)
         self.windows[layer] = query.window
         return value.new_zeros(query.query.shape[0], query.query.shape[1], value.shape[2])
 
 
 class _Run:
-    """Sequences with one new token each, side by side in memory; `lengths` are their keys, the new one
-    included.
-    """
+    """Sequences with one new token each, side by side in memory."""
 
     def __init__(self, first: int, chunks: list[Chunk], positions: torch.Tensor) -> None:
+        """`first` is the place of the run's first token in the step. `positions`: (tokens,), int64, of the whole step."""
         extent = chunks[0].sequence.extent
         assert extent is not None
         self._tokens = slice(first, first + len(chunks))
@@ -157,6 +175,7 @@ class _Run:
         self._masks: dict[int | None, torch.Tensor | None] = {}
 
     def attend(self, heads: Heads, cache: LayerCache) -> torch.Tensor:
+        """The attention of the run's tokens: (sequences, heads, value_dim)."""
         all_keys, all_values = cache.view(self._capacity)
         window = heads.window
         start = max(0, self._shortest - window) if window else 0
@@ -170,6 +189,10 @@ class _Run:
         return out.reshape(count, heads.query.shape[1], -1)
 
     def _mask(self, window: int | None, start: int, query: torch.Tensor) -> torch.Tensor | None:
+        """The additive mask (sequences, 1, 1, keys) for the keys from `start` on; None when each sequence has all of them.
+
+        `query`: (sequences, kv_heads, group, key_dim). The mask has its dtype and device.
+        """
         if self._shortest == self._longest:
             return None
         if window not in self._masks:
@@ -186,6 +209,7 @@ class _Segment:
     """Several consecutive tokens of one sequence."""
 
     def __init__(self, first: int, chunk: Chunk, positions: torch.Tensor) -> None:
+        """`first` is the place of the chunk's first token in the step. `positions`: (tokens,), int64, of the whole step."""
         extent = chunk.sequence.extent
         assert extent is not None
         self._tokens = slice(first, first + chunk.count)
@@ -197,6 +221,7 @@ class _Segment:
         self._masks: dict[int | None, torch.Tensor] = {}
 
     def attend(self, heads: Heads, cache: LayerCache) -> torch.Tensor:
+        """The attention of the chunk's tokens: (count, heads, value_dim)."""
         all_keys, all_values = cache.view(self._capacity)
         window = heads.window
         start = max(0, self._start + 1 - window) if window else 0
@@ -214,6 +239,10 @@ class _Segment:
         return out.permute(2, 0, 1, 3).reshape(count, cache.heads * group, -1)
 
     def _mask(self, window: int | None, start: int, query: torch.Tensor) -> torch.Tensor:
+        """The additive mask (count, keys) for the keys from `start` on.
+
+        `query`: (kv_heads, group, count, key_dim). The mask has its dtype and device.
+        """
         mask = self._masks.get(window)
         if mask is None:
             key = torch.arange(start, self._end, device=query.device)
@@ -232,7 +261,10 @@ def _place(chunk: Chunk) -> tuple[int, int]:
 
 
 def _runs(chunks: list[Chunk], positions: torch.Tensor) -> list[_Run | _Segment]:
-    """The runs of chunks that are in the order of their places."""
+    """The runs of `chunks`, which have one token each and are in the order of their places in memory.
+
+    `positions`: (tokens,), int64, of the whole step.
+    """
     runs: list[_Run | _Segment] = []
     begin = 0
     for index in range(1, len(chunks) + 1):
@@ -245,15 +277,8 @@ def _runs(chunks: list[Chunk], positions: torch.Tensor) -> list[_Run | _Segment]
     return runs
 
 
-def _segments(chunks: list[Chunk], first: int, positions: torch.Tensor) -> list[_Run | _Segment]:
-    segments: list[_Run | _Segment] = []
-    for chunk in chunks:
-        segments.append(_Segment(first, chunk, positions))
-        first += chunk.count
-    return segments
-
-
 def _additive(keep: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """0 where `keep` (any shape, bool) is true, else minus infinity: the same shape, of `dtype`."""
     return torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill_(~keep, float("-inf"))
 
 
@@ -266,8 +291,13 @@ def _attention(
     heads: Heads,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Softmax attention. Soft-capped scores and attention sinks take the plain way, which the fused kernels
-    don't offer.
+    """Softmax attention. Soft-capped scores and attention sinks are computed without the fused kernels, which don't
+    offer them.
+
+    `query`: (batch, heads, queries, key_dim); `key`: (batch, heads, keys, key_dim); `value`: (batch, heads, keys,
+    value_dim); `mask`: additive, broadcast to (batch, heads, queries, keys); `sinks`: broadcast to (batch, heads,
+    queries, 1). Returns (batch, heads, queries, value_dim). A run has its sequences as batch, its key-value heads as
+    heads and the group as queries; a segment has its key-value heads as batch and the group as heads.
     """
     if heads.softcap is None and sinks is None:
         return scaled_dot_product_attention(

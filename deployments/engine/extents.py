@@ -94,12 +94,21 @@ class ExtentAllocator:
     def free(self, extent: Extent) -> Move | None:
         """Takes `extent` back. Returns the move that fills its place, if there is one."""
         self.used_tokens -= extent.capacity
-        if extent.capacity < self.slab_tokens:
-            return self._free_in_slab(extent)
-        first = extent.offset // self.slab_tokens
-        for slab in range(first, first + extent.capacity // self.slab_tokens):
-            self._taken[slab] = False
-        return None
+        if extent.capacity >= self.slab_tokens:
+            first = extent.offset // self.slab_tokens
+            for slab in range(first, first + extent.capacity // self.slab_tokens):
+                self._taken[slab] = False
+            return None
+        size = self._classes[extent.capacity]
+        last = size.extents.pop()
+        if len(size.extents) == (len(size.slabs) - 1) * size.per_slab:
+            self._taken[size.slabs.pop()] = False
+        if last is extent:
+            return None
+        size.extents[size.extents.index(extent)] = last
+        move = Move(last.offset, extent.offset, extent.capacity)
+        last.offset = extent.offset
+        return move
 
     def extend(self, extent: Extent, tokens: int) -> Extent | None:
         """A larger extent in place of `extent`, which it may overlap. None, and `extent` stays, when there is no room."""
@@ -118,8 +127,11 @@ class ExtentAllocator:
             size = self._classes[capacity] = _SizeClass(capacity, self.slab_tokens // capacity)
         number = len(size.extents)
         if number == len(size.slabs) * size.per_slab:
-            slab = self._free_slab(size.slabs[-1] + 1 if size.slabs else 0)
-            if slab is None:
+            # The slab after the last one, so that a size stays in one piece, else the lowest free one.
+            slab = size.slabs[-1] + 1 if size.slabs else 0
+            if slab >= len(self._taken) or self._taken[slab]:
+                slab = next((slab for slab, taken in enumerate(self._taken) if not taken), -1)
+            if slab < 0:
                 return None
             self._taken[slab] = True
             size.slabs.append(slab)
@@ -127,24 +139,6 @@ class ExtentAllocator:
         extent = Extent(offset, capacity)
         size.extents.append(extent)
         return extent
-
-    def _free_in_slab(self, extent: Extent) -> Move | None:
-        size = self._classes[extent.capacity]
-        last = size.extents.pop()
-        if len(size.extents) == (len(size.slabs) - 1) * size.per_slab:
-            self._taken[size.slabs.pop()] = False
-        if last is extent:
-            return None
-        size.extents[size.extents.index(extent)] = last
-        move = Move(last.offset, extent.offset, extent.capacity)
-        last.offset = extent.offset
-        return move
-
-    def _free_slab(self, preferred: int) -> int | None:
-        """A free slab: `preferred`, so that a size stays in one piece, else the lowest."""
-        if preferred < len(self._taken) and not self._taken[preferred]:
-            return preferred
-        return next((slab for slab, taken in enumerate(self._taken) if not taken), None)
 
     def _allocate_slabs(self, capacity: int) -> Extent | None:
         count = capacity // self.slab_tokens

@@ -1,10 +1,10 @@
 """The key-value memory of a model: for each layer one tensor for keys and one for values, shared out as
 extents.
 
-An extent holds `[heads, capacity, dimension]`, so that the extents of one size are the rows of one view
-`[rows, heads, capacity, dimension]`. All memory is taken at the start. It is zeroed at the start, and when a
-sequence that made non-finite numbers leaves, because masked positions are still multiplied by zero and zero
-times NaN is NaN.
+An extent holds (heads, capacity, dim), so that the extents of one size are the rows of one view (rows, heads,
+capacity, dim), where `heads` counts key-value heads and `dim` is the dimension of a key or of a value. All
+memory is taken at the start. It is zeroed at the start, and when a sequence that made non-finite numbers leaves,
+because masked positions are still multiplied by zero and zero times NaN is NaN.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class LayerShape:
 
 
 class LayerCache:
-    """Keys and values of one layer, as rows of `[tokens * heads, dimension]`."""
+    """Keys and values of one layer. `keys`: (tokens * heads, key_dim); `values`: (tokens * heads, value_dim)."""
 
     def __init__(self, shape: LayerShape, tokens: int, device: torch.device) -> None:
         self.heads = shape.heads
@@ -36,8 +36,8 @@ class LayerCache:
         self._views: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def view(self, capacity: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values as `[rows, heads, capacity, dimension]`. A memory that isn't a multiple loses its
-        tail.
+        """Keys (rows, heads, capacity, key_dim) and values (rows, heads, capacity, value_dim). Tokens after the last
+        whole row are left out.
         """
         views = self._views.get(capacity)
         if views is None:
@@ -48,12 +48,13 @@ class LayerCache:
         return views
 
     def _rows(self, tensor: torch.Tensor, capacity: int) -> torch.Tensor:
+        """`tensor`: (tokens * heads, dim). Returns a view (rows, heads, capacity, dim)."""
         rows = tensor.shape[0] // (self.heads * capacity)
         return tensor[: rows * self.heads * capacity].view(rows, self.heads, capacity, -1)
 
 
 class KVCache:
-    """Extents with the tensors behind them. With no layers it is an allocator alone, which the scheduler's
+    """Extents and the tensors that they are in. With no layers it is an allocator alone, which the scheduler's
     tests use.
     """
 

@@ -13,11 +13,12 @@ from deployments.engine.sequence import Sequence
 
 
 class LogprobReport:
-    """Taken of the logits before anything changes them; read when the tokens are known. Costs nothing for
-    rows that don't ask.
+    """Made from the logits before they are changed; read when the tokens are known. Costs nothing for rows that
+    don't ask for log probabilities.
     """
 
     def __init__(self, logits: torch.Tensor, sequences: Items[Sequence]) -> None:
+        """`logits`: (rows, vocab_size), row i for the next token of `sequences[i]`."""
         asking = [
             (row, s.sampling.logprobs) for row, s in enumerate(sequences) if s.sampling.logprobs is not None
         ]

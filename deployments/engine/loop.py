@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from app.errors import GeneratorUnavailable, ServiceError
 from app.schema.tokens import Job, Steering
@@ -45,7 +46,7 @@ _Command = _Add | Callable[[], None]
 
 
 class EngineLoop:
-    """Drives `engine` from a thread of its own and calls `deliver` on the event loop, once for each step that
+    """Runs the steps of `engine` in a thread of its own and calls `deliver` on the event loop, once for each step that
     made something.
 
     The batches of a choice are delivered in order. Those of a job may be delivered before its `add` returns.
@@ -117,11 +118,11 @@ class EngineLoop:
         self._send(lambda: self._engine.pause(ingress, key))
 
     def resume(self, ingress: str, key: int) -> None:
-        """Takes `pause` back."""
+        """Undoes `pause`."""
         self._send(lambda: self._engine.resume(ingress, key))
 
     def steer(self, ingress: str, key: int, steering: Steering) -> None:
-        """Puts tokens into a stream, once for each steering, whether it is there or not."""
+        """Appends tokens to a stream, once for each steering. Does nothing for a stream that isn't there."""
         self._send(lambda: self._engine.steer(ingress, key, steering))
 
     def statistics(self) -> EngineStatistics:
@@ -130,9 +131,7 @@ class EngineLoop:
 
     @property
     def healthy(self) -> bool:
-        """The thread is there, its engine is healthy, and no work has waited for longer than the stall
-        timeout.
-        """
+        """The thread is there, its engine is healthy, and no step takes longer than `step_timeout_s`."""
         stalled = not self._idle and self._clock() - self._progress_at > self._step_timeout_s
         broken = self._broken_in_a_row >= MAX_BROKEN_STEPS
         there = self._thread.is_alive() and not self._stopping
@@ -154,7 +153,9 @@ class EngineLoop:
                 self._obey()
                 due_s = self._engine.next_step_s()
                 if due_s is not None and due_s <= 0:
-                    self._hand_over(self._step())
+                    outputs = self._step()
+                    if outputs:
+                        self._call(partial(self._deliver, outputs))
                 self._statistics = self._engine.statistics()
         except Exception:
             logger.exception("the engine's thread ends")
@@ -180,18 +181,16 @@ class EngineLoop:
         while self._commands:
             command = self._commands.popleft()
             if isinstance(command, _Add):
-                answers.append((command.accepted, self._add(command.job)))
+                refusal: ServiceError | None = None
+                try:
+                    self._engine.add(command.job)
+                except ServiceError as error:
+                    refusal = error
+                answers.append((command.accepted, refusal))
             else:
                 command()
         if answers:
             self._call(lambda: _answer(answers))
-
-    def _add(self, job: Job) -> ServiceError | None:
-        try:
-            self._engine.add(job)
-        except ServiceError as error:
-            return error
-        return None
 
     def _step(self) -> Outputs:
         try:
@@ -203,13 +202,9 @@ class EngineLoop:
         self._broken_in_a_row = 0
         return outputs
 
-    def _hand_over(self, outputs: Outputs) -> None:
-        if outputs:
-            self._call(lambda: self._deliver(outputs))
-
     def _call(self, callback: Callable[[], None]) -> None:
-        """Runs `callback` on the event loop. When that is closed, the loop ends: nobody is left to take
-        anything.
+        """Runs `callback` on the event loop. When the event loop is closed, the thread ends, because no reader is
+        left.
         """
         assert self._loop is not None
         try:

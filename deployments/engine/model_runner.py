@@ -55,7 +55,10 @@ class ModelRunner:
         probes = self._probes(config.kv_cache_tokens)
         expected = self._reference(probes)
         model.set_attn_implementation(NAME)
-        probe = self._learn_shapes()
+        probe = ShapeProbe()
+        ids = torch.arange(2, device=self._device)
+        with torch.inference_mode():
+            self._logits(ids, ids, probe, [1])
         check_layers(model, probe)
         layers = [shape for _, shape in sorted(probe.shapes.items())]
         self.kv_cache = KVCache(layers, config.kv_cache_tokens, self.max_model_len_tokens, self._device)
@@ -64,7 +67,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward(self, chunks: list[Chunk]) -> tuple[torch.Tensor, list[Sequence]]:
-        """The logits `[rows, vocabulary]` of the next tokens, and the sequences that the rows belong to."""
+        """The logits of the next tokens: (rows, vocab_size), of the model's dtype; and the sequence of each row."""
         step = ExtentStep(chunks, self.kv_cache, self._device)
         sampled: list[Sequence] = []
         last_tokens: list[int] = []
@@ -90,6 +93,10 @@ class ModelRunner:
     def _logits(
         self, ids: torch.Tensor, positions: torch.Tensor, step: AttentionStep, rows: list[int]
     ) -> torch.Tensor:
+        """The logits of the tokens at places `rows` of the step: (len(rows), vocab_size), of the model's dtype.
+
+        `ids` and `positions`: (tokens,), int64.
+        """
         arguments: dict[str, Any] = {
             "input_ids": ids[None],
             "position_ids": positions[None],
@@ -114,7 +121,9 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _reference(self, probes: list[list[int]]) -> list[torch.Tensor]:
-        """The logits of every position by the model's own eager forward pass."""
+        """The logits of every position by the model's own eager forward pass: for each probe (tokens, vocab_size),
+        float32.
+        """
         self._model.set_attn_implementation("eager")
         return [
             self._model(input_ids=torch.tensor([probe], device=self._device), use_cache=False)
@@ -123,14 +132,8 @@ class ModelRunner:
             for probe in probes
         ]
 
-    @torch.inference_mode()
-    def _learn_shapes(self) -> ShapeProbe:
-        probe = ShapeProbe()
-        ids = torch.arange(2, device=self._device)
-        self._logits(ids, ids, probe, [1])
-        return probe
-
     def _verify(self, probes: list[list[int]], expected: list[torch.Tensor]) -> None:
+        """Raises `UnsupportedModel` when the logits differ. `expected`: for each probe (tokens, vocab_size), float32."""
         try:
             difference = self._difference(probes, expected)
         except (RuntimeError, IndexError) as error:
@@ -144,6 +147,8 @@ class ModelRunner:
     def _difference(self, probes: list[list[int]], expected: list[torch.Tensor]) -> float:
         """The largest difference to `expected` in standard deviations: two chunks, then token by token, all
         side by side.
+
+        `expected`: for each probe (tokens, vocab_size), float32.
         """
         sequences = [_probe_sequence(probe, number) for number, probe in enumerate(probes)]
         worst = 0.0
@@ -153,7 +158,13 @@ class ModelRunner:
                 if sequence.extent is None:
                     raise RuntimeError("no key-value memory is free")
             while any(sequence.remaining for sequence in sequences):
-                chunks = [_probe_chunk(sequence) for sequence in sequences if sequence.remaining]
+                chunks = []
+                for sequence in sequences:
+                    # Thirds: the first two as chunks, the rest token by token.
+                    third = len(sequence.tokens) // 3
+                    count = third if third and sequence.computed < 2 * third else 1
+                    if sequence.remaining:
+                        chunks.append(Chunk(sequence, sequence.computed, count))
                 worst = max(worst, self._chunk_difference(chunks, expected))
         finally:
             for sequence in sequences:
@@ -163,6 +174,10 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _chunk_difference(self, chunks: list[Chunk], expected: list[torch.Tensor]) -> float:
+        """Computes `chunks`. Returns the largest difference of their logits to `expected`, in standard deviations.
+
+        `expected`: for each probe (tokens, vocab_size), float32.
+        """
         step = ExtentStep(chunks, self.kv_cache, self._device)
         rows = list(range(len(step.ids)))
         logits = self._logits(step.ids, step.positions, step, rows).float()
@@ -218,11 +233,4 @@ def _probe_sequence(tokens: list[int], number: int) -> Sequence:
     generated: list[list[int]] = [[]] * (number + 1)
     sampling = SamplingParams(max_tokens=1)
     job = Job(ingress="", key=0, prompt=tokens, sampling=sampling, n=number + 1, generated=generated)
-    return Sequence(job, number, number)
-
-
-def _probe_chunk(sequence: Sequence) -> Chunk:
-    """Thirds: the first two as chunks, the rest token by token."""
-    third = len(sequence.tokens) // 3
-    count = third if third and sequence.computed < 2 * third else 1
-    return Chunk(sequence, sequence.computed, count)
+    return Sequence(job, number, len(tokens) + 1, number)

@@ -15,19 +15,24 @@ from deployments.engine.sequence import Sequence
 
 
 def adjust(logits: torch.Tensor, sequences: Items[Sequence], end_ids: frozenset[int]) -> None:
-    """Changes `logits` in place, row i as the request of `sequences[i]` asks for its next token."""
+    """Changes `logits` in place, row i as the request of `sequences[i]` asks for its next token.
+
+    `logits`: (rows, vocab_size), float32.
+    """
     _penalize(logits, sequences)
     rows: list[int] = []
     tokens: list[int] = []
     values: list[float] = []
     for row, sequence in enumerate(sequences):
-        bias = sequence.sampling.logit_bias
+        sampling = sequence.sampling
+        bias = sampling.logit_bias
         if bias:
             rows += [row] * len(bias)
             tokens += bias.keys()
             values += bias.values()
-        banned = _banned(sequence, end_ids)
-        if banned:
+        if sequence.position < sampling.min_tokens:
+            stops = frozenset(sampling.stop_token_ids)
+            banned = stops if sampling.ignore_eos else stops | end_ids
             rows += [row] * len(banned)
             tokens += banned
             values += [float("-inf")] * len(banned)
@@ -37,15 +42,8 @@ def adjust(logits: torch.Tensor, sequences: Items[Sequence], end_ids: frozenset[
         logits.index_put_((places[0], places[1]), amounts, accumulate=True)
 
 
-def _banned(sequence: Sequence, end_ids: frozenset[int]) -> frozenset[int]:
-    sampling = sequence.sampling
-    if sequence.position >= sampling.min_tokens:
-        return frozenset()
-    stops = frozenset(sampling.stop_token_ids)
-    return stops if sampling.ignore_eos else stops | end_ids
-
-
 def _penalize(logits: torch.Tensor, sequences: Items[Sequence]) -> None:
+    """Applies the three penalties in place. `logits`: (rows, vocab_size), float32."""
     penalized = [(row, s.counts, s.sampling) for row, s in enumerate(sequences) if s.counts]
     if not penalized:
         return

@@ -71,17 +71,16 @@ class Engine(Protocol):
         ...
 
     def resume(self, ingress: str, key: int) -> None:
-        """Takes `pause` back. Does nothing for a stream that isn't paused."""
+        """Undoes `pause`. Does nothing for a stream that isn't paused."""
         ...
 
     def steer(self, ingress: str, key: int, steering: Steering) -> None:
-        """Puts tokens into every unfinished choice of the stream, wherever that stands; generation goes on from
-        them.
+        """Appends tokens to every unfinished choice of the stream; generation continues after them.
 
-        They come out with the next step, in one batch for each choice with an `Edit`, and count like generated
-        tokens, but end nothing: only where the tokens or the context are used up they are cut off, and the
-        choice ends with "length". A steering that the stream has had does nothing, nor does one for a stream that isn't
-        there. Ids outside of the vocabulary end the stream with an error.
+        They come out with the next step, in one batch for each choice with an `Edit`. They count like generated tokens,
+        but no stop token among them ends the choice. Where `max_tokens` or the context has no room for all of them,
+        the rest is cut off and the choice ends with "length". Does nothing for a steering that the stream has had, and
+        for a stream that isn't there. Ids outside of the vocabulary end the stream with an error.
         """
         ...
 

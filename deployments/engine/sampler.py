@@ -42,15 +42,18 @@ class Sampler:
 
     @torch.inference_mode()
     def sample(self, logits: torch.Tensor, sequences: Items[Sequence]) -> list[Sample]:
-        """One sample for each row. Changes `logits`."""
+        """One sample for each row. `logits`: (rows, vocab_size), of any float dtype; float32 logits are changed."""
         logits = logits.float()
         report = LogprobReport(logits, sequences)
         adjust(logits, sequences, self._end_ids)
         peaks, tokens = logits.max(dim=-1)
-        plain = [row for row, sequence in enumerate(sequences) if _is_plain(sequence.sampling)]
-        filtered = [row for row, sequence in enumerate(sequences) if _is_filtered(sequence.sampling)]
+        drawn = [row for row, sequence in enumerate(sequences) if sequence.sampling.temperature > 0]
+        filtered = [row for row in drawn if _has_filter(sequences[row].sampling)]
+        plain = [row for row in drawn if not _has_filter(sequences[row].sampling)]
         if plain:
-            chosen = _choose_plain(*_scaled(logits, peaks, sequences, plain))
+            scaled, uniforms = _scaled(logits, peaks, sequences, plain)
+            cumulative = scaled.exp_().cumsum(dim=-1)
+            chosen = _look_up(cumulative, cumulative[:, -1:], uniforms)[:, 0]
             tokens = tokens.index_copy(0, _index(plain, logits), chosen)
         if filtered:
             params = [sequences[row].sampling for row in filtered]
@@ -64,31 +67,27 @@ class Sampler:
         ]
 
 
-def _is_plain(sampling: SamplingParams) -> bool:
-    return sampling.temperature > 0 and not _has_filter(sampling)
-
-
-def _is_filtered(sampling: SamplingParams) -> bool:
-    return sampling.temperature > 0 and _has_filter(sampling)
-
-
 def _has_filter(sampling: SamplingParams) -> bool:
     return sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
 
 
 def _index(rows: list[int], logits: torch.Tensor) -> torch.Tensor:
+    """`rows` as (len(rows),), int64, on the device of `logits` (any shape)."""
     return torch.tensor(rows).to(logits.device, non_blocking=True)
 
 
 def _column(values: list[float], logits: torch.Tensor) -> torch.Tensor:
+    """`values` as (len(values), 1), with the dtype and on the device of `logits` (any shape)."""
     return torch.tensor(values, dtype=logits.dtype)[:, None].to(logits.device, non_blocking=True)
 
 
 def _scaled(
     logits: torch.Tensor, peaks: torch.Tensor, sequences: Items[Sequence], rows: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows' logits relative to their largest, divided by the temperature, and the rows' uniform
-    numbers.
+    """The logits of `rows` relative to their largest, divided by the temperature: (len(rows), vocab_size); and the
+    uniform numbers of `rows`: (len(rows), 1).
+
+    `logits`: (len(sequences), vocab_size), float32; `peaks`: (len(sequences),), the largest logit of each row.
     """
     chosen = [sequences[row] for row in rows]
     temperatures = _column([sequence.sampling.temperature for sequence in chosen], logits)
@@ -100,21 +99,25 @@ def _scaled(
 
 
 def _look_up(cumulative: torch.Tensor, totals: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """The first place in each row whose cumulative weight exceeds the row's share `uniforms` of `totals`."""
+    """The first place in each row whose cumulative weight exceeds the row's share `uniforms` of `totals`:
+    (rows, 1), int64.
+
+    `cumulative`: (rows, candidates); `totals` and `uniforms`: (rows, 1).
+    """
     target = torch.minimum(uniforms * totals, torch.nextafter(totals, torch.zeros_like(totals)))
     return torch.searchsorted(cumulative, target, right=True).clamp_(max=cumulative.shape[1] - 1)
-
-
-def _choose_plain(scaled: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    cumulative = scaled.exp_().cumsum(dim=-1)
-    return _look_up(cumulative, cumulative[:, -1:], uniforms)[:, 0]
 
 
 def _choose_filtered(
     scaled: torch.Tensor, uniforms: torch.Tensor, params: list[SamplingParams]
 ) -> torch.Tensor:
+    """The tokens of rows with filters: (rows,), int64. `scaled`: (rows, vocab_size); `uniforms`: (rows, 1)."""
     candidates = min(CANDIDATES, scaled.shape[1])
-    values, ids = _likeliest(scaled, candidates)
+    # The likeliest candidates in descending order, equal ones by token id: topk alone leaves that order open.
+    values, ids = scaled.topk(candidates, dim=-1)
+    ids, order = ids.sort(dim=-1)
+    values, order = values.gather(1, order).sort(dim=-1, descending=True, stable=True)
+    ids = ids.gather(1, order)
     filters = _Filters(params, scaled)
     chosen, exact = filters.choose(
         values, ids, scaled.exp().sum(dim=-1, keepdim=True), uniforms, scaled.shape[1]
@@ -129,20 +132,13 @@ def _choose_filtered(
     return chosen.index_copy(0, again, resolved)
 
 
-def _likeliest(scaled: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `count` largest of each row in descending order, equal ones by token id."""
-    values, ids = scaled.topk(count, dim=-1)
-    ids, order = ids.sort(dim=-1)
-    values, order = values.gather(1, order).sort(dim=-1, descending=True, stable=True)
-    return values, ids.gather(1, order)
-
-
 class _Filters:
     """top_k, top_p and min_p of some rows. Each keeps the front of the sorted candidates, so together they
     keep the shortest front.
     """
 
     def __init__(self, params: list[SamplingParams], like: torch.Tensor) -> None:
+        """`like`: (any number of rows, vocab_size) gives the vocabulary's size, the dtype and the device."""
         width = like.shape[1]
         top_k = [min(p.top_k, width) if p.top_k else width for p in params]
         self.top_k = torch.tensor(top_k)[:, None].to(like.device, non_blocking=True)
@@ -157,9 +153,12 @@ class _Filters:
         uniforms: torch.Tensor,
         vocabulary: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The chosen token of each row, and whether the candidates sufficed to know it.
+        """The chosen token of each row: (rows,), int64; and whether the candidates suffice to know it: (rows,), bool.
 
-        They do when something behind the last one kept is smaller than it: then all that equal it are there.
+        They suffice when the smallest candidate is below the last one kept: then all that equal that one are there.
+
+        `values`: (rows, candidates), in descending order; `ids`: their tokens, (rows, candidates), int64; `totals`: the
+        weight of the whole vocabulary, (rows, 1); `uniforms`: (rows, 1).
         """
         count = values.shape[1]
         last = values[:, -1:]

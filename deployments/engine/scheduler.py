@@ -1,17 +1,15 @@
 """Which sequences take part in a step, and with how many tokens.
 
 Rules: every running sequence that is past its prompt gets its next token in every step. Beside that a step
-takes up to `prefill_chunk_tokens` of prompts, and of what was put into answers, the oldest first, shared by
-several where they fit. Memory goes
-to sequences as they need it; when it is full, what idle sequences keep is taken first, then the youngest
-running sequence is preempted: it loses its keys and values, waits in the order of its age, and is computed
+takes up to `prefill_chunk_tokens` tokens of prompts and steerings, the oldest first, shared by several sequences where
+they fit. Sequences get memory as they need it. When it is full, the memory of idle sequences is taken first. Then the
+youngest running sequence is preempted: it loses its keys and values, waits in the order of its age, and is computed
 again later.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -59,11 +57,6 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self.waiting) + len(self.running) + len(self.paused)
 
-    def __iter__(self) -> Iterator[Sequence]:
-        yield from self.running
-        yield from self.waiting
-        yield from self.paused
-
     def add(self, sequence: Sequence) -> None:
         """Puts a sequence into the queue, where its age belongs."""
         sequence.state = State.WAITING
@@ -78,7 +71,7 @@ class Scheduler:
         self.release(sequence, scrub)
 
     def pause(self, sequence: Sequence) -> None:
-        """Takes the sequence out of the batch or the queue. It keeps its memory until somebody needs it."""
+        """Takes the sequence out of the batch or the queue. It keeps its memory until another sequence needs it."""
         if sequence.state in (State.RUNNING, State.WAITING):
             self._list_of(sequence).remove(sequence)
             sequence.state = State.PAUSED
@@ -130,8 +123,10 @@ class Scheduler:
                 return True
             if self._reclaim(sequence):
                 continue
-            youngest = self.running[-1]
-            self._preempt(youngest)
+            youngest = self.running.pop()
+            self.release(youngest)
+            self.add(youngest)
+            self.preemptions += 1
             if youngest is sequence:
                 return False
 
@@ -141,9 +136,13 @@ class Scheduler:
         for sequence in list(self.waiting):
             if budget <= 0 or len(self.running) >= self._max_running:
                 return
-            if self._waits_for_sibling(sequence):
+            if sequence.extent is None and any(
+                sibling.state is State.RUNNING and sibling.computed < sibling.prompt_length - 1
+                for sibling in sequence.siblings
+            ):
+                # Another choice of the stream computes the prompt, which this one then copies.
                 continue
-            if not self._keep_place(sequence) and not self._place(sequence):
+            if not self._place(sequence):
                 return
             self.waiting.remove(sequence)
             sequence.state = State.RUNNING
@@ -152,21 +151,16 @@ class Scheduler:
             chunks.append(Chunk(sequence, sequence.computed, count))
             budget -= count
 
-    def _keep_place(self, sequence: Sequence) -> bool:
-        """Whether a sequence that was paused still has its memory, with room for all that it has."""
-        if sequence.extent is None:
-            return False
-        grown = self._kv_cache.grow(sequence.extent, sequence.computed, len(sequence.tokens))
-        if grown is None:
-            self.release(sequence)
-            return False
-        sequence.extent = grown
-        return True
-
     def _place(self, sequence: Sequence) -> bool:
-        """Gives a sequence memory for all that it has, filled with its prompt if a sibling has computed
-        that.
+        """Gives a sequence memory for all its tokens: what it kept through a pause, or else new memory, filled with its
+        prompt if a sibling has computed that. False when there is none.
         """
+        if sequence.extent is not None:
+            grown = self._kv_cache.grow(sequence.extent, sequence.computed, len(sequence.tokens))
+            if grown is not None:
+                sequence.extent = grown
+                return True
+            self.release(sequence)
         extent = self._kv_cache.allocate(len(sequence.tokens))
         while extent is None:
             if not self._reclaim(sequence):
@@ -180,13 +174,6 @@ class Scheduler:
             sequence.computed = shared
         return True
 
-    def _waits_for_sibling(self, sequence: Sequence) -> bool:
-        """Whether another choice of the stream is computing the prompt, which this one then copies."""
-        return sequence.extent is None and any(
-            sibling.state is State.RUNNING and sibling.computed < sibling.prompt_length - 1
-            for sibling in sequence.siblings
-        )
-
     # Memory.
 
     def _reclaim(self, needed_by: Sequence) -> bool:
@@ -199,12 +186,6 @@ class Scheduler:
                     self.release(sequence)
                     return True
         return False
-
-    def _preempt(self, sequence: Sequence) -> None:
-        self.running.remove(sequence)
-        self.release(sequence)
-        self.add(sequence)
-        self.preemptions += 1
 
     def release(self, sequence: Sequence, scrub: bool = False) -> None:
         """Takes the memory of a sequence; what was computed of it is lost."""

@@ -49,10 +49,12 @@ class TokenCounts:
 
     @property
     def tokens(self) -> torch.Tensor:
+        """The distinct tokens: (len(self),), int64."""
         return torch.from_numpy(self._tokens[: len(self._places)])
 
     @property
     def counts(self) -> torch.Tensor:
+        """How often each of `tokens` was generated: (len(self),), float32."""
         return torch.from_numpy(self._counts[: len(self._places)])
 
     def _place(self, token: int) -> int:

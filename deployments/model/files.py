@@ -55,6 +55,7 @@ def bare_copy(serialised: str) -> tokenizers.Tokenizer:
 def describe(settings: ModelSettings, tokenizer: TokenizersBackend) -> ModelCard:
     """The card of the model."""
     path = model_path(settings)
+    written = Path(path) / "config.json"
     config = _read_json(path, "config.json")
     limits = config.get("text_config") or config
     longest = (
@@ -62,7 +63,8 @@ def describe(settings: ModelSettings, tokenizer: TokenizersBackend) -> ModelCard
     )
     return ModelCard(
         name=settings.name,
-        created=_created(path),
+        # When the configuration was written; now for a Hub id.
+        created=int(written.stat().st_mtime) if written.is_file() else int(time.time()),
         owned_by=SIMULATED_OWNER if settings.engine == "simulated" else OWNER,
         max_model_len_tokens=min(settings.max_model_len_tokens, longest),
         vocab_size=limits.get("vocab_size") or len(tokenizer),
@@ -97,9 +99,3 @@ def _read_json(path: str, name: str) -> dict[str, Any]:
     found = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
     read: dict[str, Any] = json.loads(Path(found).read_text(encoding="utf-8")) if found else {}
     return read
-
-
-def _created(path: str) -> int:
-    """When the model's configuration was written, in Unix seconds; now for a Hub id."""
-    config = Path(path) / "config.json"
-    return int(config.stat().st_mtime) if config.is_file() else int(time.time())

@@ -51,13 +51,12 @@ def answers(folder: Path, prompts: tuple[HeldOut, ...], temperature: float, seed
     torch.manual_seed(seed)
     outputs = model.generate(**inputs, max_new_tokens=LIMIT_TOKENS, **sampling)
     written = outputs[:, inputs["input_ids"].shape[1] :].tolist()
-    return [_answer(tokenizer, prompt, ids) for prompt, ids in zip(prompts, written, strict=True)]
-
-
-def _answer(tokenizer: Any, prompt: HeldOut, ids: list[int]) -> Answer:
-    ended = tokenizer.eos_token_id in ids
-    kept = ids[: ids.index(tokenizer.eos_token_id)] if ended else ids
-    return Answer(prompt, tokenizer.decode(kept), len(kept), ended)
+    found = []
+    for prompt, ids in zip(prompts, written, strict=True):
+        ended = tokenizer.eos_token_id in ids
+        kept = ids[: ids.index(tokenizer.eos_token_id)] if ended else ids
+        found.append(Answer(prompt, tokenizer.decode(kept), len(kept), ended))
+    return found
 
 
 def report(found: list[Answer], temperature: float) -> dict[str, float]:

@@ -3,7 +3,7 @@
 Every turn, whoever speaks, ends with <|eos|>; the role token in front of a turn says who speaks.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -43,19 +43,15 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(chain(texts, _whole_words()), trainer)
+    # The words that a request may name occur often enough to become tokens of their own: a model of this size copies one
+    # token far better than four.
+    whole_words = (f" {word}" * WORD_WEIGHT for word in words.topic_words())
+    tokenizer.train_from_iterator(chain(texts, whole_words), trainer)
     bos_id = special_id(tokenizer, BOS)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", special_tokens=[(BOS, bos_id)]
     )
     return tokenizer
-
-
-def _whole_words() -> Iterator[str]:
-    """The words that a request may name, often enough to become tokens of their own: a model of this size copies one token
-    far better than four."""
-    for word in words.topic_words():
-        yield f" {word}" * WORD_WEIGHT
 
 
 def special_id(tokenizer: Tokenizer, token: str) -> int:

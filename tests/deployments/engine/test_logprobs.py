@@ -11,7 +11,7 @@ from deployments.engine.sequence import Sequence
 
 def make_row(logprobs: int | None, **sampling: object) -> Sequence:
     params = SamplingParams(max_tokens=9, logprobs=logprobs, **sampling)  # type: ignore[arg-type]
-    return Sequence(Job(ingress="", key=0, prompt=[1], sampling=params), 0, 0)
+    return Sequence(Job(ingress="", key=0, prompt=[1], sampling=params), 0, 2048, 0)
 
 
 def test_logprobs_are_those_of_the_raw_logits_whatever_changes_them() -> None:

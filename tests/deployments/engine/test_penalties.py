@@ -22,7 +22,7 @@ VOCAB = 30
 
 def make_sequence(prompt: list[int], generated: list[int], **sampling: Any) -> Sequence:
     params = SamplingParams(max_tokens=100, **sampling)
-    return Sequence(Job(ingress="", key=0, prompt=prompt, sampling=params, generated=[generated]), 0, 0)
+    return Sequence(Job(ingress="", key=0, prompt=prompt, sampling=params, generated=[generated]), 0, 2048, 0)
 
 
 def reference(

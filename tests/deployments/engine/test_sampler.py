@@ -25,9 +25,8 @@ NO_END: frozenset[int] = frozenset()
 def make_row(position: int = 0, choice: int = 0, **sampling: Any) -> Sequence:
     params = SamplingParams(max_tokens=99999, **sampling)
     generated: list[list[int]] = [[0] * position for _ in range(choice + 1)]
-    return Sequence(
-        Job(ingress="", key=0, prompt=[0], sampling=params, n=choice + 1, generated=generated), choice, 0
-    )
+    job = Job(ingress="", key=0, prompt=[0], sampling=params, n=choice + 1, generated=generated)
+    return Sequence(job, choice, 2048, 0)
 
 
 def sample(logits: torch.Tensor, *rows: Sequence) -> list[int | None]:

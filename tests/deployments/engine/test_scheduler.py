@@ -23,7 +23,7 @@ def make_scheduler(**changes: Any) -> tuple[Scheduler, KVCache]:
 
 def make_sequence(length: int, arrival: int, n: int = 1, choice: int = 0) -> Sequence:
     job = Job(ingress="", key=arrival, prompt=[1] * length, sampling=SamplingParams(max_tokens=999), n=n)
-    return Sequence(job, choice, arrival)
+    return Sequence(job, choice, 512, arrival)
 
 
 def add(scheduler: Scheduler, *lengths: int) -> list[Sequence]:

@@ -16,7 +16,7 @@ from deployments.engine.simulated import SimulatedEngine
 FIRST_S, STEP_S = 0.5, 0.125
 
 
-class Driven:
+class PacedEngine:
     """An engine and its clock; `events` are (time, key, position) of every token."""
 
     def __init__(self, **bounds: int) -> None:
@@ -51,78 +51,78 @@ class Driven:
 
 
 def test_the_first_token_comes_after_its_time_and_the_others_at_the_pace() -> None:
-    produced_here = Driven()
-    produced_here.add(1)
-    produced_here.until(9)
-    assert produced_here.times(1) == [0.5, 0.625, 0.75, 0.875]
+    paced = PacedEngine()
+    paced.add(1)
+    paced.until(9)
+    assert paced.times(1) == [0.5, 0.625, 0.75, 0.875]
 
 
 def test_each_first_token_has_its_own_time_and_then_joins_the_ticks() -> None:
-    produced_here = Driven()
-    produced_here.add(1, 12)
-    produced_here.until(0.0625)
-    produced_here.add(2, 4)
-    produced_here.until(9)
-    assert produced_here.times(2) == [0.5625, 0.625, 0.75, 0.875]
-    assert set(produced_here.times(2)[1:]) <= set(produced_here.times(1))
+    paced = PacedEngine()
+    paced.add(1, 12)
+    paced.until(0.0625)
+    paced.add(2, 4)
+    paced.until(9)
+    assert paced.times(2) == [0.5625, 0.625, 0.75, 0.875]
+    assert set(paced.times(2)[1:]) <= set(paced.times(1))
 
 
 def test_lateness_does_not_add_up() -> None:
-    produced_here = Driven()
-    produced_here.add(1, 40)
-    produced_here.until(60, late=0.03125)
-    times = produced_here.times(1)
+    paced = PacedEngine()
+    paced.add(1, 40)
+    paced.until(60, late=0.03125)
+    times = paced.times(1)
     assert len(times) == 40
     assert [round(time - 0.5 - 0.03125, 9) for time in times] == [STEP_S * tick for tick in range(40)]
 
 
 def test_ticks_that_are_missed_are_left_out() -> None:
     """As a GPU that stood still would: the tokens come later, not in a burst."""
-    produced_here = Driven()
-    produced_here.add(1, 6)
-    produced_here.until(0.75)
-    produced_here.now += 0.3125
-    produced_here.until(9)
-    assert produced_here.times(1) == [0.5, 0.625, 0.75, 1.0625, 1.125, 1.25]
+    paced = PacedEngine()
+    paced.add(1, 6)
+    paced.until(0.75)
+    paced.now += 0.3125
+    paced.until(9)
+    assert paced.times(1) == [0.5, 0.625, 0.75, 1.0625, 1.125, 1.25]
 
 
 def test_those_who_wait_start_when_a_place_is_free() -> None:
-    produced_here = Driven(max_running_sequences=1)
-    produced_here.add(1, 2)
-    produced_here.add(2, 2)
-    produced_here.until(9)
-    assert produced_here.times(1) == [0.5, 0.625]
-    assert produced_here.times(2) == [0.625 + 0.5, 0.625 + 0.5 + 0.125]
+    paced = PacedEngine(max_running_sequences=1)
+    paced.add(1, 2)
+    paced.add(2, 2)
+    paced.until(9)
+    assert paced.times(1) == [0.5, 0.625]
+    assert paced.times(2) == [0.625 + 0.5, 0.625 + 0.5 + 0.125]
 
 
 def test_a_stream_that_was_paused_goes_on_at_the_next_tick() -> None:
-    produced_here = Driven()
-    produced_here.add(1, 20)
-    produced_here.add(2, 6)
-    produced_here.until(0.7)
-    produced_here.engine.pause("a", 2)
-    produced_here.until(1.05)
-    produced_here.engine.resume("a", 2)
-    produced_here.until(9)
-    assert produced_here.times(2) == [0.5, 0.625, 1.125, 1.25, 1.375, 1.5]
+    paced = PacedEngine()
+    paced.add(1, 20)
+    paced.add(2, 6)
+    paced.until(0.7)
+    paced.engine.pause("a", 2)
+    paced.until(1.05)
+    paced.engine.resume("a", 2)
+    paced.until(9)
+    assert paced.times(2) == [0.5, 0.625, 1.125, 1.25, 1.375, 1.5]
 
 
-def test_the_ticks_begin_anew_after_a_time_without_streams() -> None:
-    produced_here = Driven()
-    produced_here.add(1, 2)
-    produced_here.until(3.01)
-    produced_here.add(2, 2)
-    produced_here.until(9)
-    assert produced_here.times(2) == pytest.approx([3.51, 3.635])
+def test_the_ticks_begin_again_after_a_time_without_streams() -> None:
+    paced = PacedEngine()
+    paced.add(1, 2)
+    paced.until(3.01)
+    paced.add(2, 2)
+    paced.until(9)
+    assert paced.times(2) == pytest.approx([3.51, 3.635])
 
 
 def test_tokens_are_printable_and_go_past_one_block() -> None:
-    produced_here = Driven(max_model_len_tokens=2048)
-    produced_here.engine.add(Job(ingress="a", key=1, prompt=[5], sampling=SamplingParams(max_tokens=700)))
+    paced = PacedEngine(max_model_len_tokens=2048)
+    paced.engine.add(Job(ingress="a", key=1, prompt=[5], sampling=SamplingParams(max_tokens=700)))
     tokens: list[int] = []
-    while produced_here.engine.has_work:
-        produced_here.now += produced_here.engine.next_step_s() or 0.0
-        tokens += [token for batch in produced_here.engine.step()["a"] for token in batch.token_ids]
+    while paced.engine.has_work:
+        paced.now += paced.engine.next_step_s() or 0.0
+        tokens += [token for batch in paced.engine.step()["a"] for token in batch.token_ids]
     assert len(tokens) == 700
     assert set(tokens) == set(range(100, 200))
 

@@ -1,0 +1,201 @@
+"""What every engine does with its streams, however it makes tokens: add, abort, pause, resume, steer, end.
+
+A subclass brings a scheduler, makes the sequences and implements `step`. This file imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from app.errors import InvalidRequest, Overloaded
+from app.schema.tokens import Edit, EngineFinish, Job, Steering, TokenBatch, TokenLogprob, steered_logprobs
+from deployments.engine.config import EngineConfig
+from deployments.engine.job_choice import JobChoice
+from deployments.engine.jobs import check_job, open_choices
+from deployments.engine.protocol import Outputs
+
+S = TypeVar("S", bound=JobChoice)
+S_contra = TypeVar("S_contra", bound=JobChoice, contravariant=True)
+
+
+class SequenceScheduler(Protocol[S_contra]):
+    """Holds the unfinished sequences of an engine and decides which of them take part in a step."""
+
+    def __len__(self) -> int:
+        """The sequences that it holds, paused ones included."""
+        ...
+
+    def add(self, sequence: S_contra) -> None: ...
+
+    def remove(self, sequence: S_contra, scrub: bool = False) -> None:
+        """Frees the place and the memory of a sequence; `scrub` if what it computed may not be finite."""
+        ...
+
+    def pause(self, sequence: S_contra) -> None:
+        """Leaves a sequence out until `resume`. Does nothing for one that is paused."""
+        ...
+
+    def resume(self, sequence: S_contra) -> None:
+        """Undoes `pause`. Does nothing for a sequence that is not paused."""
+        ...
+
+
+@dataclass(slots=True)
+class Stream(Generic[S]):
+    """The unfinished sequences of one job, and the ids of the steerings that it has had."""
+
+    sequences: list[S]
+    steering_ids: set[str] = field(default_factory=set)
+
+
+class StreamEngine(Generic[S]):
+    """Implements the part of `protocol.Engine` that does not depend on how tokens are made.
+
+    `_made` holds the batches made between two steps; `step` returns them with its own.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        scheduler: SequenceScheduler[S],
+        *,
+        vocab_size: int,
+        max_model_len_tokens: int,
+        end_ids: frozenset[int] = frozenset(),
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.max_model_len_tokens = max_model_len_tokens
+        self._max_sequences = config.max_sequences
+        self._scheduler = scheduler
+        self._end_ids = end_ids
+        self._streams: dict[tuple[str, int], Stream[S]] = {}
+        self._made: Outputs = {}
+        self._steps = 0
+        self._generated_tokens = 0
+
+    def _make_sequences(self, job: Job, choices: list[int]) -> list[S]:
+        """The sequences of a job that was checked, one for each of `choices`. Each engine has its own."""
+        raise NotImplementedError
+
+    def _admit(self) -> None:
+        """Called when streams have changed: for an engine that gives places to waiting sequences outside of `step`."""
+
+    def add(self, job: Job) -> None:
+        check_job(job, self.vocab_size, self.max_model_len_tokens)
+        stream = (job.ingress, job.key)
+        if stream in self._streams:
+            raise InvalidRequest(f"The ingress already has a stream with the key {job.key}.")
+        choices = open_choices(job)
+        held = len(self._scheduler)
+        if held + len(choices) > self._max_sequences:
+            raise Overloaded(
+                f"The model has {held} sequences of at most {self._max_sequences}; this request needs {len(choices)} more.",
+                retry_after_s=1,
+            )
+        unfinished = []
+        for sequence in self._make_sequences(job, choices):
+            finish, stop_token = sequence.finish(self._end_ids)
+            if finish is None:
+                unfinished.append(sequence)
+                self._scheduler.add(sequence)
+            else:
+                ended = TokenBatch(
+                    sequence.key, sequence.choice, sequence.position, [], finish, stop_token=stop_token
+                )
+                self._made.setdefault(job.ingress, []).append(ended)
+        if unfinished:
+            self._streams[stream] = Stream(unfinished)
+        self._admit()
+
+    def abort(self, ingress: str, key: int) -> None:
+        for sequence in self._sequences(ingress, key):
+            self._scheduler.remove(sequence)
+        self._streams.pop((ingress, key), None)
+        left = [batch for batch in self._made.pop(ingress, ()) if batch.key != key]
+        if left:
+            self._made[ingress] = left
+        self._admit()
+
+    def pause(self, ingress: str, key: int) -> None:
+        for sequence in self._sequences(ingress, key):
+            self._scheduler.pause(sequence)
+        self._admit()
+
+    def resume(self, ingress: str, key: int) -> None:
+        for sequence in self._sequences(ingress, key):
+            self._scheduler.resume(sequence)
+        self._admit()
+
+    def steer(self, ingress: str, key: int, steering: Steering) -> None:
+        stream = self._streams.get((ingress, key))
+        if stream is None or steering.id in stream.steering_ids:
+            return
+        stream.steering_ids.add(steering.id)
+        unknown = next((token for token in steering.token_ids if not 0 <= token < self.vocab_size), None)
+        for sequence in list(stream.sequences):
+            if unknown is None:
+                self._steer(sequence, steering)
+            else:
+                error = (
+                    f"The steering has the token id {unknown}; the vocabulary has {self.vocab_size} tokens."
+                )
+                self._end(self._made, sequence, "error", error=error)
+        self._admit()
+
+    def fail_all(self, message: str) -> Outputs:
+        outputs, self._made = self._made, {}
+        for stream in list(self._streams.values()):
+            for sequence in list(stream.sequences):
+                self._end(outputs, sequence, "error", error=message)
+        return outputs
+
+    def _sequences(self, ingress: str, key: int) -> Items[S]:
+        stream = self._streams.get((ingress, key))
+        return () if stream is None else stream.sequences
+
+    def _steer(self, sequence: S, steering: Steering) -> None:
+        """Appends the tokens of a steering, as far as there is room for them. The batch comes out with the next step."""
+        position = sequence.position
+        token_ids = steering.token_ids[: sequence.room]
+        sequence.steer(token_ids)
+        ends = sequence.room <= 0
+        batch = TokenBatch(
+            key=sequence.key,
+            choice=sequence.choice,
+            position=position,
+            token_ids=token_ids,
+            finish="length" if ends else None,
+            logprobs=None if sequence.sampling.logprobs is None else steered_logprobs(len(token_ids)),
+            edits=[Edit(id=steering.id, position=position, steered=len(token_ids))],
+        )
+        self._made.setdefault(sequence.ingress, []).append(batch)
+        if ends:
+            self._forget(sequence)
+
+    def _end(
+        self,
+        outputs: Outputs,
+        sequence: S,
+        finish: EngineFinish,
+        token_ids: list[int] | None = None,
+        stop_token: int | None = None,
+        logprobs: list[TokenLogprob] | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Puts out the last batch of a sequence, with the tokens that it got in this step, and forgets the sequence."""
+        new = token_ids or []
+        position = sequence.position - len(new)
+        batch = TokenBatch(sequence.key, sequence.choice, position, new, finish, stop_token, logprobs, error)
+        outputs.setdefault(sequence.ingress, []).append(batch)
+        self._forget(sequence, scrub=finish == "error")
+
+    def _forget(self, sequence: S, scrub: bool = False) -> None:
+        """Frees what a sequence holds; its stream is over with the last sequence."""
+        self._scheduler.remove(sequence, scrub)
+        name = (sequence.ingress, sequence.key)
+        stream = self._streams[name]
+        stream.sequences.remove(sequence)
+        if not stream.sequences:
+            del self._streams[name]

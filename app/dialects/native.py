@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from app.errors import InternalError, ServiceError
+from app.errors import ServiceError, error_class
 from app.schema.frames import ChoiceEnd, Delta, End, ErrorDetail, Frame, Logprob, Start
 
 RETRY_AFTER_S = 1
@@ -83,8 +83,9 @@ class Fold(FrameFold):
 
 def service_error(detail: ErrorDetail) -> ServiceError:
     """The error that `detail` was made from, so that a failure before the first byte gets its right status."""
-    error_class = _ERROR_CLASSES.get(detail.code, InternalError)
-    return error_class(detail.message, retry_after_s=RETRY_AFTER_S if error_class.retryable else None)
+    error = error_class(detail.code)(detail.message)
+    error.retry_after_s = RETRY_AFTER_S if error.retryable else None
+    return error
 
 
 def _choice(choice: ChoiceEnd, folded: ChoiceFold) -> dict[str, Any]:
@@ -99,14 +100,3 @@ def _choice(choice: ChoiceEnd, folded: ChoiceFold) -> dict[str, Any]:
     if folded.logprobs is not None:
         fields["logprobs"] = msgspec.to_builtins(folded.logprobs)
     return fields
-
-
-def _tree(error_class: type[ServiceError]) -> Iterator[type[ServiceError]]:
-    yield error_class
-    for subclass in error_class.__subclasses__():
-        yield from _tree(subclass)
-
-
-_ERROR_CLASSES: dict[str, type[ServiceError]] = {
-    error_class.code: error_class for error_class in _tree(ServiceError) if error_class is not ServiceError
-}

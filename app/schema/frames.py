@@ -1,7 +1,7 @@
 """The frames of a stream: one closed union, the same for every protocol.
 
-A cursor is the number of tokens behind a frame; with several choices, their counts joined by dots. Each wire format is an
-encoder of these at the edge.
+A cursor is the number of tokens up to the end of a frame; with several choices, their counts joined by dots. Each wire format is
+an encoder of these at the edge.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+
+from app.errors import ServiceError
 
 FinishReason = Literal["stop", "length", "content_filter", "cancelled"]
 
@@ -69,7 +71,7 @@ class Start(msgspec.Struct, frozen=True, tag_field="type", tag="start"):
 class Delta(msgspec.Struct, frozen=True, tag_field="type", tag="delta", omit_defaults=True):
     """Text that choice `index` gained with its last `tokens` tokens. The text may be empty; the tokens never are.
 
-    `steered`: the tokens are not the model's but were put in. Text that was held back before may stand in front.
+    `steered`: the tokens come from a client's `steer`, not from the model. Text that was held back before may stand in front.
     """
 
     cursor: str
@@ -95,3 +97,8 @@ class Error(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
 
 
 Frame = Start | Delta | End | Error
+
+
+def error_frame(cursor: str, error: ServiceError) -> Error:
+    """The terminal frame of a stream that `error` ends at `cursor`."""
+    return Error(cursor, ErrorDetail(error.code, error.message, error.type, error.retryable))

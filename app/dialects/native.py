@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
 from app.errors import ServiceError, error_class
 from app.schema.frames import ChoiceEnd, Delta, End, ErrorDetail, Frame, Logprob, Start
+from app.schema.stream_result import ChoiceResult, StreamResult
 
 RETRY_AFTER_S = 1
 
@@ -65,7 +65,7 @@ class FrameFold:
 class Fold(FrameFold):
     """The answer to `POST /v1/streams` with `stream: false`."""
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> StreamResult:
         """The whole stream, ready for a JSON encoder. Raises `ValueError` before the end frame."""
         start, end = self._parts()
         return {
@@ -88,8 +88,8 @@ def service_error(detail: ErrorDetail) -> ServiceError:
     return error
 
 
-def _choice(choice: ChoiceEnd, folded: ChoiceFold) -> dict[str, Any]:
-    fields: dict[str, Any] = {
+def _choice(choice: ChoiceEnd, folded: ChoiceFold) -> ChoiceResult:
+    fields: ChoiceResult = {
         "index": choice.index,
         "text": folded.text,
         "finish_reason": choice.finish_reason,

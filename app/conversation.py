@@ -35,7 +35,7 @@ from app.schema.client_messages import (
     StreamMessage,
     Update,
 )
-from app.schema.frames import Error, ErrorDetail, Frame, Start
+from app.schema.frames import Frame, Start, error_frame
 from app.schema.requests import GenerationRequest
 from app.schema.server_messages import Addressed, Pong, refusal
 from app.settings import Settings
@@ -310,7 +310,7 @@ class Conversation:
         except Exception:
             logger.exception("the frames of stream %s could not be made", stream_id)
             self._leave(stream_id)
-            return [_failure(reading.cursor)]
+            return [error_frame(reading.cursor, InternalError("The server failed to write this stream."))]
         if frames:
             reading.cursor = frames[-1].cursor
         if reader.ended:
@@ -341,11 +341,6 @@ class Conversation:
 
 def _stream_of(message: ClientMessage) -> str | None:
     return None if isinstance(message, Generate | Ping) else message.stream
-
-
-def _failure(cursor: str) -> Error:
-    error = InternalError("The server failed to write this stream.")
-    return Error(cursor, ErrorDetail(error.code, error.message, error.type, error.retryable))
 
 
 def _too_busy(most: int) -> Overloaded:

@@ -8,7 +8,7 @@
     ├── NotAllowed                403  ask for permission
     ├── NotFound                  404  mend the address
     │   ├── ModelNotFound         404  use a name that GET /v1/models lists
-    │   └── StreamNotFound        404  the stream never was, or is somebody else's
+    │   └── StreamNotFound        404  use the id of a stream of this key
     ├── MethodNotAllowed          405  use a method that the route has
     ├── IdempotencyConflict       409  use a new key for a new body
     ├── StreamEnded               409  only a stream that runs can be changed
@@ -22,16 +22,30 @@
     ├── GenerationFailed          500  this request broke its generation; others are well
     ├── Overloaded                503  wait `retry_after_s` and try again
     ├── GeneratorUnavailable      503  try again: the replica is gone
-    ├── StoreUnavailable            503  try again: the stream store does not answer
+    ├── StoreUnavailable          503  try again: the stream store does not answer
     └── Draining                  503  reconnect and resume
 
-The class carries what each protocol says of it, so that no edge decides on its own. Messages are written for clients: they
-hold no text of internal exceptions.
+The class carries what each protocol says of it, so that no edge decides on its own; its docstring is what the OpenAPI document
+says of it. Messages are written for clients: they hold no text of internal exceptions.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import ClassVar, TypedDict
+
+
+class ErrorFields(TypedDict):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(TypedDict):
+    """Every error of every route. `param` names the field or header at fault."""
+
+    error: ErrorFields
 
 
 class ServiceError(Exception):
@@ -50,12 +64,14 @@ class ServiceError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
 
-    def body(self) -> dict[str, dict[str, str | None]]:
+    def body(self) -> ErrorBody:
         """The body of every HTTP error, in the shape that the OpenAI SDKs read."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 
 class InvalidRequest(ServiceError):
+    """A field or a header is wrong."""
+
     code = "invalid_request"
     type = "invalid_request_error"
     http_status = 400
@@ -64,15 +80,21 @@ class InvalidRequest(ServiceError):
 
 
 class PromptTooLong(InvalidRequest):
+    """The prompt is too long."""
+
     code = "context_length_exceeded"
 
 
 class InvalidCursor(InvalidRequest):
+    """The stream has no such cursor."""
+
     code = "invalid_cursor"
     grpc_status = "OUT_OF_RANGE"
 
 
 class AuthenticationFailed(ServiceError):
+    """There is no valid API key."""
+
     code = "invalid_api_key"
     type = "authentication_error"
     http_status = 401
@@ -81,6 +103,8 @@ class AuthenticationFailed(ServiceError):
 
 
 class NotAllowed(ServiceError):
+    """The caller may not do this."""
+
     code = "permission_denied"
     type = "permission_error"
     http_status = 403
@@ -89,6 +113,8 @@ class NotAllowed(ServiceError):
 
 
 class NotFound(ServiceError):
+    """There is nothing at this address."""
+
     code = "not_found"
     type = "invalid_request_error"
     http_status = 404
@@ -97,14 +123,20 @@ class NotFound(ServiceError):
 
 
 class ModelNotFound(NotFound):
+    """The model is not served here."""
+
     code = "model_not_found"
 
 
 class StreamNotFound(NotFound):
+    """There is no such stream, or it is another caller's."""
+
     code = "stream_not_found"
 
 
 class MethodNotAllowed(ServiceError):
+    """The route has no such method."""
+
     code = "method_not_allowed"
     type = "invalid_request_error"
     http_status = 405
@@ -113,6 +145,8 @@ class MethodNotAllowed(ServiceError):
 
 
 class IdempotencyConflict(ServiceError):
+    """The Idempotency-Key was used for another body."""
+
     code = "idempotency_conflict"
     type = "invalid_request_error"
     http_status = 409
@@ -121,6 +155,8 @@ class IdempotencyConflict(ServiceError):
 
 
 class StreamEnded(ServiceError):
+    """The stream has ended."""
+
     code = "stream_ended"
     type = "invalid_request_error"
     http_status = 409
@@ -129,6 +165,8 @@ class StreamEnded(ServiceError):
 
 
 class StreamExpired(ServiceError):
+    """The stream is past its retention."""
+
     code = "stream_expired"
     type = "invalid_request_error"
     http_status = 410
@@ -137,6 +175,8 @@ class StreamExpired(ServiceError):
 
 
 class BodyTooLarge(ServiceError):
+    """The body is too large."""
+
     code = "body_too_large"
     type = "invalid_request_error"
     http_status = 413
@@ -145,6 +185,8 @@ class BodyTooLarge(ServiceError):
 
 
 class UnsupportedMediaType(ServiceError):
+    """The body is not JSON by its content type."""
+
     code = "unsupported_media_type"
     type = "invalid_request_error"
     http_status = 415
@@ -153,6 +195,8 @@ class UnsupportedMediaType(ServiceError):
 
 
 class TooManyStreams(ServiceError):
+    """The key has as many streams as the limit allows."""
+
     code = "too_many_streams"
     type = "rate_limit_error"
     http_status = 429
@@ -162,10 +206,14 @@ class TooManyStreams(ServiceError):
 
 
 class TooManyReaders(TooManyStreams):
+    """The stream has as many readers as the limit allows."""
+
     code = "too_many_readers"
 
 
 class RequestTimeout(ServiceError):
+    """The body or the answer took too long."""
+
     code = "timeout"
     type = "timeout_error"
     http_status = 408
@@ -174,14 +222,18 @@ class RequestTimeout(ServiceError):
 
 
 class InternalError(ServiceError):
-    pass
+    """The server failed."""
 
 
 class GenerationFailed(ServiceError):
+    """The generation of this request failed."""
+
     code = "generation_failed"
 
 
 class Overloaded(ServiceError):
+    """The server is overloaded."""
+
     code = "overloaded"
     http_status = 503
     grpc_status = "RESOURCE_EXHAUSTED"
@@ -190,6 +242,8 @@ class Overloaded(ServiceError):
 
 
 class GeneratorUnavailable(ServiceError):
+    """No generator is available."""
+
     code = "generator_unavailable"
     http_status = 503
     grpc_status = "UNAVAILABLE"
@@ -198,10 +252,14 @@ class GeneratorUnavailable(ServiceError):
 
 
 class StoreUnavailable(GeneratorUnavailable):
+    """The stream store does not answer."""
+
     code = "store_unavailable"
 
 
 class Draining(ServiceError):
+    """The server is shutting down."""
+
     code = "draining"
     http_status = 503
     grpc_status = "UNAVAILABLE"
@@ -214,3 +272,17 @@ def draining() -> Draining:
     return Draining(
         "This server is shutting down. Try again or resume: another one answers.", retry_after_s=1
     )
+
+
+def error_class(code: str) -> type[ServiceError]:
+    """The class that has this code; `InternalError` for a code that this version does not know."""
+    return _CLASS_BY_CODE.get(code, InternalError)
+
+
+def _tree(base: type[ServiceError]) -> Iterator[type[ServiceError]]:
+    for subclass in base.__subclasses__():
+        yield subclass
+        yield from _tree(subclass)
+
+
+_CLASS_BY_CODE = {found.code: found for found in _tree(ServiceError)}

@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 
-from app.asgi import openapi, websocket_endpoint
+from app.asgi import websocket_endpoint
 from app.asgi.documentation import render
 from app.asgi.endpoints import HealthEndpoint, ModelEndpoints, StreamEndpoints
 from app.asgi.error_response import (
@@ -22,6 +22,7 @@ from app.asgi.error_response import (
 )
 from app.asgi.middleware import RequestBoundary
 from app.asgi.openai_endpoints import OpenAIEndpoints
+from app.asgi.openapi import Routes
 from app.asgi.responder import Responder
 from app.asgi.websocket_endpoint import WebSocketEndpoint
 from app.errors import ServiceError
@@ -37,13 +38,16 @@ def build_app(service: GenerationService, *, echo_request_id: bool = True) -> Ap
 
 
 class Application(FastAPI):
-    """FastAPI with this service's routes and nothing of its own to say: no own error shape, no telemetry, no remote assets."""
+    """FastAPI with this service's routes and errors, which it describes. Its own error shape, telemetry and pages are off."""
 
     def __init__(self, service: GenerationService, *, echo_request_id: bool) -> None:
         super().__init__(
-            title=openapi.TITLE,
-            version=openapi.VERSION,
-            description=openapi.DESCRIPTION,
+            title="Streaming inference",
+            version="1",
+            description=(
+                "Language models that answer token by token. Native streams are at /v1/streams; the OpenAI dialect is at "
+                "/v1/chat/completions and /v1/completions. Every error has the same shape, on every route."
+            ),
             openapi_url="/openapi.json",
             docs_url=None,
             redoc_url=None,
@@ -58,10 +62,12 @@ class Application(FastAPI):
         )
         self._echo_request_id = echo_request_id
         responder = Responder(service)
-        self.include_router(StreamEndpoints(service, responder).router)
-        self.include_router(OpenAIEndpoints(responder).router)
-        self.include_router(ModelEndpoints(service).router)
-        self.include_router(HealthEndpoint(service).router)
+        self._routes = Routes()
+        StreamEndpoints(service, responder).add_to(self._routes)
+        OpenAIEndpoints(responder).add_to(self._routes)
+        ModelEndpoints(service).add_to(self._routes)
+        HealthEndpoint(service).add_to(self._routes)
+        self.include_router(self._routes)
         self.router.routes.append(WebSocketRoute(websocket_endpoint.PATH, WebSocketEndpoint(service)))
         self.add_api_route("/docs", self.documentation, methods=["GET"], include_in_schema=False)
 
@@ -72,7 +78,7 @@ class Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, made once."""
         if self.openapi_schema is None:
-            self.openapi_schema = openapi.complete(super().openapi())
+            self.openapi_schema = self._routes.complete(super().openapi())
         return self.openapi_schema
 
     async def documentation(self) -> Response:

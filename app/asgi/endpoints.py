@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypedDict
+
 import msgspec
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
-from app.asgi import openapi
+from app.asgi import examples
+from app.asgi.openapi import Answer, Routes
+from app.asgi.parameters import FINDING, LAST_EVENT_ID, STARTING, After, IdempotencyKey, LastEventId
 from app.asgi.responder import Responder
 from app.dialects import native
 from app.dialects.openai import model_list, model_object
-from app.errors import GeneratorUnavailable, InvalidCursor, InvalidRequest
+from app.errors import (
+    AuthenticationFailed,
+    GeneratorUnavailable,
+    InvalidCursor,
+    InvalidRequest,
+    ModelNotFound,
+    TooManyReaders,
+)
 from app.schema.native import StreamBody
+from app.schema.openai_answers import Model, ModelList
+from app.schema.stream_result import DetachedStream, StreamResult
 from app.service import GenerationService
 from app.streams.cursor import parse_event_id
 from app.streams.status import StreamStatus
-
-_LAST_EVENT_ID = "Last-Event-ID"
+from app.wire.sse import NativeSseEncoder
 
 
 class StreamEndpoints:
@@ -25,48 +37,104 @@ class StreamEndpoints:
     def __init__(self, service: GenerationService, responder: Responder) -> None:
         self._service = service
         self._responder = responder
-        self.router = APIRouter(tags=["Streams"])
-        add = self.router.add_api_route
-        add("/v1/streams", self.create, methods=["POST"], **openapi.CREATE_STREAM)
-        add("/v1/streams/{id}/events", self.events, methods=["GET"], **openapi.READ_STREAM)
-        add("/v1/streams/{id}", self.show, methods=["GET"], **openapi.GET_STREAM)
-        add("/v1/streams/{id}", self.cancel, methods=["DELETE"], **openapi.CANCEL_STREAM)
 
-    async def create(self, request: Request) -> Response:
-        """Starts a stream and answers with its frames as they come, with their fold, or with its name only.
+    def add_to(self, routes: Routes) -> None:
+        events = NativeSseEncoder(examples.STREAM).encode(examples.FRAMES).decode()
+        result = examples.folded(native.Fold())
+        detached: DetachedStream = {"stream": examples.STREAM}
+        routes.add(
+            "POST",
+            "/v1/streams",
+            self.create_stream,
+            tag="Streams",
+            body=StreamBody,
+            answers={
+                200: Answer(model=StreamResult, example=result, events=events, headers=["x-stream-id"]),
+                202: Answer(
+                    "The stream runs; with `detach: true`.",
+                    model=DetachedStream,
+                    example=detached,
+                    headers=["location", "x-stream-id"],
+                ),
+            },
+            errors=STARTING,
+        )
+        routes.add(
+            "GET",
+            "/v1/streams/{id}/events",
+            self.read_stream,
+            tag="Streams",
+            answers={
+                200: Answer("The events.", events=events, headers=["x-stream-id"]),
+                204: Answer("To an EventSource that reconnects after the end: nothing more comes."),
+            },
+            errors=(InvalidCursor, TooManyReaders, *FINDING),
+        )
+        status = Answer("The stream as it is now.", model=StreamStatus, example=examples.STATUS)
+        routes.add(
+            "GET",
+            "/v1/streams/{id}",
+            self.get_stream,
+            tag="Streams",
+            answers={200: status},
+            errors=FINDING,
+        )
+        routes.add(
+            "DELETE",
+            "/v1/streams/{id}",
+            self.cancel_stream,
+            tag="Streams",
+            answers={200: status},
+            errors=FINDING,
+        )
 
-        With `Last-Event-ID` it goes on with that stream instead, and the body is not looked at.
+    async def create_stream(
+        self, request: Request, last_event_id: LastEventId = None, idempotency_key: IdempotencyKey = None
+    ) -> Response:
+        """Starts a stream.
+
+        Server-sent events, one frame in each; `stream: false` gives one JSON at the end, `detach: true` the id at once. With
+        `Last-Event-ID` no stream is started: the answer is the rest of that one, whatever the body.
         """
-        event_id = request.headers.get(_LAST_EVENT_ID)
-        if event_id:
-            return await self._resumed(request, event_id)
+        if last_event_id:
+            return await self._resumed(request, last_event_id)
         body = await self._responder.read(request, StreamBody)
-        stream = await self._responder.start(request, body)
+        stream = await self._responder.start(request, body, idempotency_key)
         if body.detach:
-            return _detached(stream.id, request)
+            location = f"{request.scope.get('root_path', '')}/v1/streams/{stream.id}"
+            headers = {"location": location, "x-stream-id": stream.id}
+            return JSONResponse(DetachedStream(stream=stream.id), status_code=202, headers=headers)
         if body.stream:
             return await self._responder.streamed_native(stream)
         return await self._responder.folded(stream, native.Fold(), request)
 
-    async def events(self, request: Request, id: str) -> Response:
-        """The frames of a stream from its start or from behind a cursor, live to the end.
+    async def read_stream(
+        self, request: Request, id: str, last_event_id: LastEventId = None, after: After = None
+    ) -> Response:
+        """Reads a stream.
 
-        `Last-Event-ID` is what an EventSource repeats its request with, so it goes before an `after` in the address.
+        Server-sent events for an EventSource, live to the end: from the start, or after the cursor in `Last-Event-ID` or `after`.
+        After the last cursor the terminal frame comes once more.
         """
-        after = request.query_params.get("after")
-        event_id = request.headers.get(_LAST_EVENT_ID)
-        if not event_id:
+        # An EventSource repeats its request with `Last-Event-ID`, so it goes before an `after` in the address.
+        if not last_event_id:
             return await self._responder.resumed(request, id, after)
-        if parse_event_id(event_id)[0] != id:
-            raise InvalidRequest("Last-Event-ID is of another stream.", param=_LAST_EVENT_ID)
-        return await self._resumed(request, event_id, bare=after is None)
+        if parse_event_id(last_event_id)[0] != id:
+            raise InvalidRequest("Last-Event-ID is of another stream.", param=LAST_EVENT_ID)
+        return await self._resumed(request, last_event_id, bare=after is None)
 
-    async def show(self, request: Request, id: str) -> Response:
-        """What is known of a stream."""
+    async def get_stream(self, request: Request, id: str) -> Response:
+        """Shows a stream.
+
+        `state` is `running`, `ended` or `failed`; an ended stream is forgotten at `expires_at`, in Unix seconds.
+        """
         return _status(await self._service.status(id, self._service.owner_of(request.headers)))
 
-    async def cancel(self, request: Request, id: str) -> Response:
-        """Ends a stream now. Answers when it has ended, and the same again later."""
+    async def cancel_stream(self, request: Request, id: str) -> Response:
+        """Cancels a stream.
+
+        Answers when the stream has ended. A stream that has ended stays as it is, however often it is cancelled.
+        """
         return _status(await self._service.cancel(id, self._service.owner_of(request.headers)))
 
     async def _resumed(self, request: Request, event_id: str, *, bare: bool = False) -> Response:
@@ -74,7 +142,7 @@ class StreamEndpoints:
         try:
             return await self._responder.resumed(request, stream_id, cursor, bare=bare)
         except InvalidCursor as error:
-            raise InvalidCursor(error.message, param=_LAST_EVENT_ID) from None
+            raise InvalidCursor(error.message, param=LAST_EVENT_ID) from None
 
 
 class ModelEndpoints:
@@ -82,19 +150,39 @@ class ModelEndpoints:
 
     def __init__(self, service: GenerationService) -> None:
         self._service = service
-        self.router = APIRouter(tags=["Models"])
-        self.router.add_api_route("/v1/models", self.index, methods=["GET"], **openapi.LIST_MODELS)
-        self.router.add_api_route("/v1/models/{id:path}", self.show, methods=["GET"], **openapi.GET_MODEL)
 
-    async def index(self, request: Request) -> Response:
-        """The models that streams can be asked of."""
+    def add_to(self, routes: Routes) -> None:
+        models = model_list([examples.MODEL])
+        routes.add(
+            "GET",
+            "/v1/models",
+            self.list_models,
+            tag="Models",
+            answers={200: Answer(model=ModelList, example=models)},
+            errors=(AuthenticationFailed,),
+        )
+        routes.add(
+            "GET",
+            "/v1/models/{id:path}",
+            self.get_model,
+            tag="Models",
+            answers={200: Answer(model=Model, example=models["data"][0])},
+            errors=(AuthenticationFailed, ModelNotFound),
+        )
+
+    async def list_models(self, request: Request) -> Response:
+        """Lists the models."""
         self._service.owner_of(request.headers)
         return JSONResponse(model_list(self._service.cards()))
 
-    async def show(self, request: Request, id: str) -> Response:
-        """One model."""
+    async def get_model(self, request: Request, id: str) -> Response:
+        """Describes a model."""
         self._service.owner_of(request.headers)
         return JSONResponse(model_object(self._service.card(id)))
+
+
+class Health(TypedDict):
+    status: Literal["ok"]
 
 
 class HealthEndpoint:
@@ -102,22 +190,25 @@ class HealthEndpoint:
 
     def __init__(self, service: GenerationService) -> None:
         self._service = service
-        self.router = APIRouter(tags=["Health"])
-        self.router.add_api_route("/health", self.health, methods=["GET"], **openapi.HEALTH)
+
+    def add_to(self, routes: Routes) -> None:
+        healthy: Health = {"status": "ok"}
+        routes.add(
+            "GET",
+            "/health",
+            self.health,
+            tag="Health",
+            answers={200: Answer(model=Health, example=healthy)},
+            errors=(GeneratorUnavailable,),
+        )
 
     async def health(self) -> Response:
-        """Whether a stream could start now."""
+        """Tells whether a stream could start now."""
         if not self._service.ready():
             raise GeneratorUnavailable("No stream can start at the moment.")
-        return JSONResponse({"status": "ok"})
+        return JSONResponse(Health(status="ok"))
 
 
 def _status(status: StreamStatus) -> Response:
     headers = {"cache-control": "no-store"}
     return Response(msgspec.json.encode(status), headers=headers, media_type="application/json")
-
-
-def _detached(stream_id: str, request: Request) -> Response:
-    location = f"{request.scope.get('root_path', '')}/v1/streams/{stream_id}"
-    headers = {"location": location, "x-stream-id": stream_id}
-    return JSONResponse({"stream": stream_id}, status_code=202, headers=headers)

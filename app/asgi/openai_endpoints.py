@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
-from app.asgi import openapi
+from app.asgi import examples
+from app.asgi.openapi import Answer, Routes
+from app.asgi.parameters import STARTING, IdempotencyKey
 from app.asgi.responder import Responder
 from app.dialects.openai import ChatFold, ChatStreamEncoder, CompletionFold, CompletionStreamEncoder
 from app.schema.openai import ChatCompletionBody, CompletionBody
+from app.schema.openai_answers import ChatCompletion, Completion
 
 
 class OpenAIEndpoints:
@@ -16,25 +19,62 @@ class OpenAIEndpoints:
 
     def __init__(self, responder: Responder) -> None:
         self._responder = responder
-        self.router = APIRouter(tags=["OpenAI dialect"])
-        self.router.add_api_route(
-            "/v1/chat/completions", self.chat, methods=["POST"], **openapi.CHAT_COMPLETION
-        )
-        self.router.add_api_route("/v1/completions", self.complete, methods=["POST"], **openapi.COMPLETION)
 
-    async def chat(self, request: Request) -> Response:
-        """Answers a chat."""
+    def add_to(self, routes: Routes) -> None:
+        routes.add(
+            "POST",
+            "/v1/chat/completions",
+            self.create_chat_completion,
+            tag="OpenAI dialect",
+            body=ChatCompletionBody,
+            answers={
+                200: Answer(
+                    model=ChatCompletion,
+                    example=examples.folded(ChatFold()),
+                    events=ChatStreamEncoder().encode(examples.FRAMES).decode(),
+                    headers=["x-stream-id"],
+                )
+            },
+            errors=STARTING,
+        )
+        routes.add(
+            "POST",
+            "/v1/completions",
+            self.create_completion,
+            tag="OpenAI dialect",
+            body=CompletionBody,
+            answers={
+                200: Answer(
+                    model=Completion,
+                    example=examples.folded(CompletionFold()),
+                    events=CompletionStreamEncoder().encode(examples.FRAMES).decode(),
+                    headers=["x-stream-id"],
+                )
+            },
+            errors=STARTING,
+        )
+
+    async def create_chat_completion(
+        self, request: Request, idempotency_key: IdempotencyKey = None
+    ) -> Response:
+        """Answers a chat (OpenAI dialect).
+
+        Unknown fields are ignored. `stream: true` gives chunks as server-sent events, then `[DONE]`.
+        """
         body = await self._responder.read(request, ChatCompletionBody)
-        stream = await self._responder.start(request, body)
+        stream = await self._responder.start(request, body, idempotency_key)
         if body.stream:
             encoder = ChatStreamEncoder(n=stream.request.n, options=body.stream_options)
             return await self._responder.streamed(stream, encoder)
         return await self._responder.folded(stream, ChatFold(), request)
 
-    async def complete(self, request: Request) -> Response:
-        """Goes on with a text."""
+    async def create_completion(self, request: Request, idempotency_key: IdempotencyKey = None) -> Response:
+        """Continues a text (OpenAI dialect).
+
+        Unknown fields are ignored. `stream: true` gives chunks as server-sent events, then `[DONE]`.
+        """
         body = await self._responder.read(request, CompletionBody)
-        stream = await self._responder.start(request, body)
+        stream = await self._responder.start(request, body, idempotency_key)
         if body.stream:
             encoder = CompletionStreamEncoder(n=stream.request.n, options=body.stream_options)
             return await self._responder.streamed(stream, encoder)

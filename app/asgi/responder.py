@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
 
@@ -16,7 +16,7 @@ from starlette.types import Receive
 from app.asgi.deliveries import Deliveries
 from app.asgi.request_body import read_json
 from app.asgi.stream_response import StreamResponse, disconnected
-from app.idempotency import idempotency_key, idempotency_of
+from app.idempotency import checked_key, idempotency_of
 from app.schema.frames import Frame
 from app.schema.requests import GenerationRequest
 from app.service import GenerationService
@@ -48,7 +48,7 @@ class Fold(Protocol):
 
     def add(self, frame: Frame) -> None: ...
 
-    def result(self) -> dict[str, Any]: ...
+    def result(self) -> Mapping[str, Any]: ...
 
 
 BodyModel = TypeVar("BodyModel", bound=BaseModel)
@@ -69,12 +69,12 @@ class Responder:
         raw = await read_json(http, max_bytes=limits.max_body_bytes, timeout_s=limits.reader_stall_timeout_s)
         return parse_body(body_type, raw)
 
-    async def start(self, http: Request, body: RequestBody) -> Stream:
+    async def start(self, http: Request, body: RequestBody, idempotency_key: str | None) -> Stream:
         """The stream that `body` asks for: a new one, or the one that the caller's `Idempotency-Key` stands for.
 
         Raises the `ServiceError` that prevents it.
         """
-        key = idempotency_key(http.headers)
+        key = checked_key(idempotency_key)
         request = body.to_request(self._settings.limits, self._settings.default_model)
         owner = self._service.owner_of(http.headers)
         if key is None:
@@ -153,7 +153,7 @@ class Responder:
         )
 
 
-async def _fold(reader: Reader, fold: Fold, receive: Receive) -> dict[str, Any] | None:
+async def _fold(reader: Reader, fold: Fold, receive: Receive) -> Mapping[str, Any] | None:
     """The fold's result, or None if the client went away first. The reader is closed in any case."""
     with reader:
         folding = asyncio.ensure_future(_add_all(reader, fold))
@@ -167,7 +167,7 @@ async def _fold(reader: Reader, fold: Fold, receive: Receive) -> dict[str, Any] 
             await asyncio.gather(folding, leaving, return_exceptions=True)
 
 
-async def _add_all(reader: Reader, fold: Fold) -> dict[str, Any]:
+async def _add_all(reader: Reader, fold: Fold) -> Mapping[str, Any]:
     async with aclosing(reader.frames()) as frames:
         async for frame in frames:
             fold.add(frame)

@@ -29,7 +29,7 @@ from app.asgi.middleware import SERVER_SEND
 from app.asgi.outlet import Outlet
 from app.asgi.server_send import chunked_body, innermost_send
 from app.errors import InternalError
-from app.schema.frames import Error, ErrorDetail
+from app.schema.frames import error_frame
 from app.streams.reader import Reader
 from app.wire.encoder import Encoder
 
@@ -161,9 +161,8 @@ class Delivery:
 
     def _failure(self) -> bytes:
         error = InternalError("The server failed to write this stream.")
-        detail = ErrorDetail(error.code, error.message, error.type, error.retryable)
         try:
-            return self._encoder.encode([Error(self._cursor, detail)])
+            return self._encoder.encode([error_frame(self._cursor, error)])
         except Exception:
             logger.exception("the error of stream %s could not be written: cutting", self._reader.stream.id)
             return b""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
-from app.errors import InternalError, ServiceError
+from app.errors import ServiceError, error_class
+from app.schema.frames import ChoiceEnd, Delta, End, ErrorDetail, Frame, Start
+from app.schema.stream_result import ChoiceResult, StreamResult
 from streaming_inference.choice_fold import ChoiceFold
-from streaming_inference.frames import ChoiceEnd, Delta, End, ErrorDetail, Frame, Start
 
 RETRY_AFTER_S = 1
 
@@ -46,7 +46,7 @@ class FrameFold:
 class Fold(FrameFold):
     """The answer to `POST /v1/streams` with `stream: false`."""
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> StreamResult:
         """The whole stream, ready for a JSON encoder. Raises `ValueError` before the end frame."""
         start, end = self._parts()
         return {
@@ -64,12 +64,13 @@ class Fold(FrameFold):
 
 def service_error(detail: ErrorDetail) -> ServiceError:
     """The error that `detail` was made from, so that a failure before the first byte gets its right status."""
-    error_class = _ERROR_CLASSES.get(detail.code, InternalError)
-    return error_class(detail.message, retry_after_s=RETRY_AFTER_S if error_class.retryable else None)
+    error = error_class(detail.code)(detail.message)
+    error.retry_after_s = RETRY_AFTER_S if error.retryable else None
+    return error
 
 
-def _choice(choice: ChoiceEnd, folded: ChoiceFold) -> dict[str, Any]:
-    fields: dict[str, Any] = {
+def _choice(choice: ChoiceEnd, folded: ChoiceFold) -> ChoiceResult:
+    fields: ChoiceResult = {
         "index": choice.index,
         "text": folded.text,
         "finish_reason": choice.finish_reason,
@@ -80,14 +81,3 @@ def _choice(choice: ChoiceEnd, folded: ChoiceFold) -> dict[str, Any]:
     if folded.logprobs is not None:
         fields["logprobs"] = msgspec.to_builtins(folded.logprobs)
     return fields
-
-
-def _tree(error_class: type[ServiceError]) -> Iterator[type[ServiceError]]:
-    yield error_class
-    for subclass in error_class.__subclasses__():
-        yield from _tree(subclass)
-
-
-_ERROR_CLASSES: dict[str, type[ServiceError]] = {
-    error_class.code: error_class for error_class in _tree(ServiceError) if error_class is not ServiceError
-}

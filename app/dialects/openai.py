@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from json.encoder import encode_basestring
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 
@@ -19,12 +19,25 @@ from app.dialects.native import FrameFold
 from app.ports import ModelCard
 from app.schema.frames import ChoiceEnd, Delta, End, ErrorDetail, FinishReason, Frame, Logprob, Start, Usage
 from app.schema.openai import StreamOptions
+from app.schema.openai_answers import (
+    ChatChoice,
+    ChatCompletion,
+    ChatLogprobs,
+    ChoiceEnding,
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    Model,
+    ModelList,
+    OpenAIFinishReason,
+    OpenAIUsage,
+)
 from app.wire import sse
 from streaming_inference.choice_fold import ChoiceFold
 
 # The dialect has no word for "cancelled". Whoever still reads then has an answer that was cut off before its natural end,
 # which is what clients take "length" for; "stop" would call it complete. `stop_reason` says what it was.
-_FINISH_REASONS: dict[FinishReason, str] = {
+_FINISH_REASONS: dict[FinishReason, OpenAIFinishReason] = {
     "stop": "stop",
     "length": "length",
     "content_filter": "content_filter",
@@ -44,7 +57,7 @@ def completion_id(stream_id: str) -> str:
     return f"cmpl-{stream_id.removeprefix('st_')}"
 
 
-def usage_object(usage: Usage) -> dict[str, Any]:
+def usage_object(usage: Usage) -> OpenAIUsage:
     """`usage` as OpenAI writes it."""
     return {
         "prompt_tokens": usage.prompt_tokens,
@@ -54,12 +67,12 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-def model_object(card: ModelCard) -> dict[str, Any]:
+def model_object(card: ModelCard) -> Model:
     """A model as `GET /v1/models/{id}` shows it."""
     return {"id": card.name, "object": "model", "created": card.created, "owned_by": card.owned_by}
 
 
-def model_list(cards: Iterable[ModelCard]) -> dict[str, Any]:
+def model_list(cards: Iterable[ModelCard]) -> ModelList:
     """The models as `GET /v1/models` lists them."""
     return {"object": "list", "data": [model_object(card) for card in cards]}
 
@@ -223,10 +236,10 @@ class CompletionStreamEncoder(_ChunkEncoder):
 class ChatFold(FrameFold):
     """The answer to a chat completion that is not streamed."""
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> ChatCompletion:
         """The whole stream, ready for a JSON encoder. Raises `ValueError` before the end frame."""
         start, end = self._parts()
-        choices = [
+        choices: list[ChatChoice] = [
             {
                 "index": choice.index,
                 "message": {"role": "assistant", "content": folded.text, "refusal": None},
@@ -235,16 +248,25 @@ class ChatFold(FrameFold):
             }
             for choice, folded in self._ended_choices(end)
         ]
-        return _answer(chat_id(start.stream), "chat.completion", start, end, choices)
+        return {
+            "id": chat_id(start.stream),
+            "object": "chat.completion",
+            "created": start.created,
+            "model": start.model,
+            "stream_id": start.stream,
+            "choices": choices,
+            "seed": start.seed,
+            "usage": usage_object(end.usage),
+        }
 
 
 class CompletionFold(FrameFold):
     """The answer to a completion that is not streamed."""
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> Completion:
         """The whole stream, ready for a JSON encoder. Raises `ValueError` before the end frame."""
         start, end = self._parts()
-        choices = [
+        choices: list[CompletionChoice] = [
             {
                 "index": choice.index,
                 "text": folded.text,
@@ -253,15 +275,24 @@ class CompletionFold(FrameFold):
             }
             for choice, folded in self._ended_choices(end)
         ]
-        return _answer(completion_id(start.stream), "text_completion", start, end, choices)
+        return {
+            "id": completion_id(start.stream),
+            "object": "text_completion",
+            "created": start.created,
+            "model": start.model,
+            "stream_id": start.stream,
+            "choices": choices,
+            "seed": start.seed,
+            "usage": usage_object(end.usage),
+        }
 
 
-def chat_logprobs(logprobs: Sequence[Logprob]) -> dict[str, Any]:
+def chat_logprobs(logprobs: Sequence[Logprob]) -> ChatLogprobs:
     """Log probabilities in the shape of chat completions."""
     return {"content": msgspec.to_builtins(logprobs), "refusal": None}
 
 
-def completion_logprobs(logprobs: Sequence[Logprob], offset: int) -> dict[str, Any]:
+def completion_logprobs(logprobs: Sequence[Logprob], offset: int) -> CompletionLogprobs:
     """Log probabilities in the older shape of completions; `offset` is where the first token begins, in characters."""
     offsets = list(accumulate((len(logprob.token) for logprob in logprobs), initial=offset))
     return {
@@ -279,7 +310,7 @@ def error_event(error: ErrorDetail) -> str:
     return f"event: error\n{note}data: {_json({'error': body})}\n\n{sse.DONE.decode()}"
 
 
-def finish(choice: ChoiceEnd) -> tuple[str, str | int | None]:
+def finish(choice: ChoiceEnd) -> tuple[OpenAIFinishReason, str | int | None]:
     """The `finish_reason` and `stop_reason` of a choice, in words that clients of this dialect know."""
     stop_reason = "cancelled" if choice.finish_reason == "cancelled" else choice.stop_reason
     return _FINISH_REASONS[choice.finish_reason], stop_reason
@@ -293,27 +324,12 @@ def _by_token(logprob: Logprob) -> dict[str, float]:
     return likeliest
 
 
-def _ending(choice: ChoiceEnd, folded: ChoiceFold) -> dict[str, Any]:
+def _ending(choice: ChoiceEnd, folded: ChoiceFold) -> ChoiceEnding:
     finish_reason, stop_reason = finish(choice)
-    ending: dict[str, Any] = {"finish_reason": finish_reason, "stop_reason": stop_reason}
+    ending: ChoiceEnding = {"finish_reason": finish_reason, "stop_reason": stop_reason}
     if folded.token_ids is not None:
         ending["token_ids"] = folded.token_ids
     return ending
-
-
-def _answer(
-    answer_id: str, kind: str, start: Start, end: End, choices: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    return {
-        "id": answer_id,
-        "object": kind,
-        "created": start.created,
-        "model": start.model,
-        "stream_id": start.stream,
-        "choices": choices,
-        "seed": start.seed,
-        "usage": usage_object(end.usage),
-    }
 
 
 def _json(value: object) -> str:

@@ -1,5 +1,8 @@
 """The frames of a stream. They are part of the public package: what the server writes is what a client reads."""
 
+from __future__ import annotations
+
+from app.errors import ServiceError
 from streaming_inference.frames import (
     ChoiceEnd,
     Delta,
@@ -28,4 +31,10 @@ __all__ = [
     "Timings",
     "TopLogprob",
     "Usage",
+    "error_frame",
 ]
+
+
+def error_frame(cursor: str, error: ServiceError) -> Error:
+    """The terminal frame of a stream that `error` ends at `cursor`."""
+    return Error(cursor, ErrorDetail(error.code, error.message, error.type, error.retryable))

@@ -7,14 +7,10 @@ from typing import NamedTuple
 import msgspec
 
 from app.errors import ServiceError
-from app.schema.frames import Frame
+from app.schema.frames import ErrorDetail, Frame
 
 
-class RefusalDetail(msgspec.Struct, frozen=True):
-    code: str
-    message: str
-    type: str
-    retryable: bool
+class RefusalDetail(ErrorDetail, frozen=True):
     param: str | None
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from app.errors import GenerationFailed, ServiceError
 from app.ports import Clock, Generation
-from app.schema.frames import ChoiceEnd, End, Error, ErrorDetail, FinishReason, Start, Usage
+from app.schema.frames import ChoiceEnd, End, Error, FinishReason, Start, Usage, error_frame
 from app.schema.tokens import Job, TokenBatch
 from app.streams.changes import Changes
 from app.streams.cursor import format_cursor
@@ -166,8 +166,7 @@ class Stream:
 
     def fail(self, error: ServiceError) -> None:
         """Ends the stream with an error frame, unless it has ended."""
-        detail = ErrorDetail(error.code, error.message, error.type, error.retryable)
-        self.conclude(Error(self.cursor, detail))
+        self.conclude(error_frame(self.cursor, error))
 
     def cancel(self, finish_reason: FinishReason = "cancelled") -> None:
         """Ends every choice that still runs. Idempotent. Text that is held back is not released any more."""

@@ -213,14 +213,9 @@ def to_addressed_message(addressed: Addressed) -> pb.Frame:
     """What `Converse` sends: a frame or a reply, with the stream that it is of and the message that it answers."""
     frame = addressed.frame
     if isinstance(frame, Refusal):
-        refused = frame.error
-        error = pb.ErrorDetail(
-            code=refused.code,
-            message=refused.message,
-            type=refused.type,
-            retryable=refused.retryable,
-            param=refused.param,
-        )
+        error = _error(frame.error)
+        if frame.error.param is not None:
+            error.param = frame.error.param
         message = pb.Frame(refusal=pb.Refusal(error=error))
     elif isinstance(frame, Pong):
         message = pb.Frame(pong=pb.Pong())

@@ -32,7 +32,7 @@ from app.idempotency import idempotency_key
 from app.opening import cancel_stream, open_stream, pulled_frames, reopen_stream
 from app.proto import generation_pb2 as pb
 from app.schema.client_messages import MAX_NAME_LENGTH
-from app.schema.frames import Error, ErrorDetail
+from app.schema.frames import Error, error_frame
 from app.service import GenerationService
 from app.streams.reader import Reader
 from app.validation import parse_message
@@ -206,9 +206,8 @@ async def _whole(reader: Reader, context: CallContext) -> AsyncGenerator[pb.Fram
     except Exception:
         logger.exception("the frames of stream %s could not be made", reader.stream.id)
         error = InternalError("The server failed to write this stream.")
-        detail = ErrorDetail(error.code, error.message, error.type, error.retryable)
         _set_status(context, error)
-        yield to_message(Error(reader.cursor, detail))
+        yield to_message(error_frame(reader.cursor, error))
 
 
 async def _messages(*messages: pb.Frame) -> AsyncGenerator[pb.Frame, None]:

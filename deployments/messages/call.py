@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar, get_args
 
 import msgspec
 
-from app.errors import InternalError, ServiceError
+from app.errors import ServiceError, error_class
 
 Result = TypeVar("Result")
 
@@ -42,8 +42,7 @@ class ErrorReply(msgspec.Struct, frozen=True, array_like=True, tag="error"):
 
     def error(self) -> ServiceError:
         """The error again; an `InternalError` for a code that this version does not know."""
-        error_class = _CLASS_BY_CODE.get(self.code, InternalError)
-        return error_class(self.message, param=self.param, retry_after_s=self.retry_after_s)
+        return error_class(self.code)(self.message, param=self.param, retry_after_s=self.retry_after_s)
 
 
 encode = msgspec.msgpack.Encoder().encode
@@ -70,13 +69,3 @@ def _reply_decoder(request_class: type[Request[Any]]) -> msgspec.msgpack.Decoder
     [result] = get_args(request_class.__orig_bases__[0])  # type: ignore[attr-defined]  # of every subclass of a generic class
     done: Any = Done  # the type checker knows no types that are made at run time
     return msgspec.msgpack.Decoder(done[result] | ErrorReply)
-
-
-def _classes(base: type[ServiceError]) -> dict[str, type[ServiceError]]:
-    found = {base.code: base}
-    for subclass in base.__subclasses__():
-        found |= _classes(subclass)
-    return found
-
-
-_CLASS_BY_CODE = _classes(ServiceError)

@@ -1,0 +1,59 @@
+"""What several routes have in common: their headers and parameters, and the errors that they answer with."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Header, Query
+
+from app.errors import (
+    AuthenticationFailed,
+    BodyTooLarge,
+    GeneratorUnavailable,
+    IdempotencyConflict,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    PromptTooLong,
+    RequestTimeout,
+    StreamExpired,
+    StreamNotFound,
+    TooManyStreams,
+    UnsupportedMediaType,
+)
+from app.idempotency import HEADER as IDEMPOTENCY_KEY
+
+LAST_EVENT_ID = "Last-Event-ID"
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias=IDEMPOTENCY_KEY,
+        description=(
+            "1 to 255 characters of visible ASCII. The same key with the same body gives the same stream, read from its start."
+        ),
+    ),
+]
+LastEventId = Annotated[
+    str | None,
+    Header(alias=LAST_EVENT_ID, description="`<stream>:<cursor>`, the id of the last event that was read."),
+]
+After = Annotated[str | None, Query(description="A cursor. The stream is read from there on.")]
+
+STARTING = (
+    InvalidRequest,
+    PromptTooLong,
+    AuthenticationFailed,
+    ModelNotFound,
+    RequestTimeout,
+    IdempotencyConflict,
+    BodyTooLarge,
+    UnsupportedMediaType,
+    TooManyStreams,
+    Overloaded,
+    GeneratorUnavailable,
+)
+"""The errors of a route that starts a stream."""
+
+FINDING = (AuthenticationFailed, StreamNotFound, StreamExpired)
+"""The errors of a route that names a stream."""

@@ -1,0 +1,99 @@
+"""The answers of the OpenAI dialect that are not streamed: models, chat completions, completions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NotRequired, TypedDict
+
+from msgspec import Meta
+
+from app.schema.frames import Logprob
+
+OpenAIFinishReason = Literal["stop", "length", "content_filter"]
+UnixSeconds = Annotated[int, Meta(description="Unix seconds.")]
+
+
+class Model(TypedDict):
+    id: str
+    object: Literal["model"]
+    created: UnixSeconds
+    owned_by: str
+
+
+class ModelList(TypedDict):
+    object: Literal["list"]
+    data: list[Model]
+
+
+class PromptTokensDetails(TypedDict):
+    cached_tokens: int
+
+
+class OpenAIUsage(TypedDict):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class ChoiceEnding(TypedDict):
+    finish_reason: OpenAIFinishReason
+    stop_reason: str | int | None
+    token_ids: NotRequired[list[int]]
+
+
+class ChatAnswer(TypedDict):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatLogprobs(TypedDict):
+    content: list[Logprob]
+    refusal: None
+
+
+class ChatChoice(ChoiceEnding):
+    index: int
+    message: ChatAnswer
+    logprobs: ChatLogprobs | None
+
+
+class ChatCompletion(TypedDict):
+    """A chat completion. `stream_id` names the stream to `/v1/streams`."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: UnixSeconds
+    model: str
+    stream_id: str
+    choices: list[ChatChoice]
+    seed: int
+    usage: OpenAIUsage
+
+
+class CompletionLogprobs(TypedDict):
+    """The older shape: one entry of each list for each token. `text_offset` counts characters."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class CompletionChoice(ChoiceEnding):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+
+
+class Completion(TypedDict):
+    """A text completion. `stream_id` names the stream to `/v1/streams`."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: UnixSeconds
+    model: str
+    stream_id: str
+    choices: list[CompletionChoice]
+    seed: int
+    usage: OpenAIUsage

@@ -120,7 +120,10 @@ class Conversation:
         if isinstance(message, Ping):
             self._reply(Addressed(Pong(), ref=message.ref))
         elif isinstance(message, Ack) and message.stream not in self._latest:
-            self._acknowledge_now(message)
+            try:
+                self._acknowledge(message)
+            except ServiceError as error:
+                self._refuse(message, error)
         elif len(self._tasks) >= self._limits.max_pending_messages:
             self._refuse(message, _too_busy(self._limits.max_pending_messages))
         elif isinstance(message, Generate | Resume):
@@ -196,12 +199,13 @@ class Conversation:
         task.add_done_callback(self._tasks.discard)
         if name is not None:
             self._latest[name] = task
-            task.add_done_callback(lambda done: self._forget(name, done))
-        return task
 
-    def _forget(self, stream_id: str, task: asyncio.Task[None]) -> None:
-        if self._latest.get(stream_id) is task:
-            del self._latest[stream_id]
+            def forget(done: asyncio.Task[None]) -> None:
+                if self._latest.get(name) is done:
+                    del self._latest[name]
+
+            task.add_done_callback(forget)
+        return task
 
     async def _work(self, message: Generate | StreamMessage, earlier: asyncio.Task[None] | None) -> None:
         try:
@@ -222,7 +226,10 @@ class Conversation:
         if isinstance(message, Generate):
             await self._generate(message)
         elif isinstance(message, Resume):
-            await self._resume(message)
+            if message.stream in self._readings:
+                raise InvalidRequest("The connection reads this stream already.", param="stream")
+            reader = await service.resume(message.stream, message.after, owner, message.window)
+            self._attach(reader, message.ref)
         elif isinstance(message, Ack):
             self._acknowledge(message)
         elif isinstance(message, Update):
@@ -247,12 +254,6 @@ class Conversation:
         else:
             self._attach(await self._service.read(stream, window_tokens=message.window), message.ref)
 
-    async def _resume(self, message: Resume) -> None:
-        if message.stream in self._readings:
-            raise InvalidRequest("The connection reads this stream already.", param="stream")
-        reader = await self._service.resume(message.stream, message.after, self._owner, message.window)
-        self._attach(reader, message.ref)
-
     def _acknowledge(self, message: Ack) -> None:
         reading = self._readings.get(message.stream)
         if reading is not None:
@@ -262,12 +263,6 @@ class Conversation:
                 raise InvalidCursor(error.message, param="cursor") from None
         elif message.stream not in self._left:
             raise StreamNotFound("The connection does not read this stream.", param="stream")
-
-    def _acknowledge_now(self, message: Ack) -> None:
-        try:
-            self._acknowledge(message)
-        except ServiceError as error:
-            self._refuse(message, error)
 
     # Replies.
 

@@ -92,15 +92,13 @@ def _complaint(error: ErrorDetails, context: Mapping[str, Any]) -> str:
     if error["type"] == REFUSAL:
         return error["msg"]
     write = _COMPLAINTS.get(error["type"])
-    return "is not valid" if write is None else write(context) + _instead(error)
-
-
-def _instead(error: ErrorDetails) -> str:
-    """The number that was out of range. Nothing else of the request is repeated."""
+    if write is None:
+        return "is not valid"
     given = error["input"]
+    # A number out of range is repeated. Nothing else of the request is.
     if error["type"] in _NUMERIC and isinstance(given, int | float) and abs(given) < 1e15:
-        return f", not {given:.15g}"
-    return ""
+        return f"{write(context)}, not {given:.15g}"
+    return write(context)
 
 
 def _always(text: str) -> Callable[[Mapping[str, Any]], str]:

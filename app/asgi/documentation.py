@@ -116,17 +116,14 @@ def _range(schema: Mapping[str, Any]) -> str:
 
 def _response(document: Mapping[str, Any], status: str, response: Mapping[str, Any]) -> str:
     examples = "".join(
-        f"<p><code>{escape(media_type)}</code></p><pre>{_example(_resolve(document, example)['value'])}</pre>\n"
+        f"<p><code>{escape(media_type)}</code></p><pre>{escape(text, quote=False)}</pre>\n"
         for media_type, content in response.get("content", {}).items()
         for example in content["examples"].values()
+        for value in [_resolve(document, example)["value"]]
+        for text in [value.rstrip() if isinstance(value, str) else json.dumps(value, indent=2)]
     )
     name = "Any other status" if status == "default" else f"Status {escape(status)}"
     return f"<details><summary>{name}: {_text(response['description'])}</summary>\n{examples}</details>\n"
-
-
-def _example(value: object) -> str:
-    text = value.rstrip() if isinstance(value, str) else json.dumps(value, indent=2)
-    return escape(text, quote=False)
 
 
 def _resolve(document: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:

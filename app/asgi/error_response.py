@@ -58,9 +58,8 @@ async def handle_service_error(request: Request, error: Exception) -> Response:
 async def handle_http_exception(request: Request, error: Exception) -> Response:
     """A handler for what the framework refuses by itself: unknown paths, methods and the like."""
     assert isinstance(error, HTTPException)
-    kind, message = _BY_STATUS.get(
-        error.status_code, (_kind(error.status_code), "The request can't be handled.")
-    )
+    other = InvalidRequest if error.status_code < 500 else InternalError
+    kind, message = _BY_STATUS.get(error.status_code, (other, "The request can't be handled."))
     said = message.format(path=request.url.path, method=request.method)
     return error_response(kind(said), status=error.status_code, headers=error.headers)
 
@@ -81,7 +80,3 @@ async def handle_unexpected(request: Request, error: Exception) -> Response:
 def unexpected() -> InternalError:
     """What a client is told of an exception that nobody foresaw."""
     return InternalError("The server failed to handle the request.")
-
-
-def _kind(status: int) -> type[ServiceError]:
-    return InvalidRequest if status < 500 else InternalError

@@ -18,7 +18,9 @@ async def read_json(request: Request, *, max_bytes: int, timeout_s: float) -> by
     Raises `UnsupportedMediaType`, `BodyTooLarge` (before reading on), `RequestTimeout` and, when the client goes away
     meanwhile, `InvalidRequest`, which nobody will read.
     """
-    _check_content_type(request.headers.get("content-type", ""))
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not (media_type.startswith("application/") and media_type.endswith(("/json", "+json"))):
+        raise UnsupportedMediaType("Send the body with content-type: application/json.", param="content-type")
     declared = request.headers.get("content-length", "")
     if (
         declared.isascii()
@@ -38,14 +40,6 @@ async def read_json(request: Request, *, max_bytes: int, timeout_s: float) -> by
     except ClientDisconnect:
         raise InvalidRequest("The body is incomplete.") from None
     return bytes(body)
-
-
-def _check_content_type(content_type: str) -> None:
-    essence = content_type.partition(";")[0].strip().lower()
-    if essence != "application/json" and not (
-        essence.startswith("application/") and essence.endswith("+json")
-    ):
-        raise UnsupportedMediaType("Send the body with content-type: application/json.", param="content-type")
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:

@@ -155,8 +155,15 @@ class Responder:
 
 async def _fold(reader: Reader, fold: Fold, receive: Receive) -> Mapping[str, Any] | None:
     """The fold's result, or None if the client went away first. The reader is closed in any case."""
+
+    async def fold_all() -> Mapping[str, Any]:
+        async with aclosing(reader.frames()) as frames:
+            async for frame in frames:
+                fold.add(frame)
+        return fold.result()
+
     with reader:
-        folding = asyncio.ensure_future(_add_all(reader, fold))
+        folding = asyncio.ensure_future(fold_all())
         leaving = asyncio.ensure_future(disconnected(receive))
         try:
             await asyncio.wait((folding, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -165,10 +172,3 @@ async def _fold(reader: Reader, fold: Fold, receive: Receive) -> Mapping[str, An
             folding.cancel()
             leaving.cancel()
             await asyncio.gather(folding, leaving, return_exceptions=True)
-
-
-async def _add_all(reader: Reader, fold: Fold) -> Mapping[str, Any]:
-    async with aclosing(reader.frames()) as frames:
-        async for frame in frames:
-            fold.add(frame)
-    return fold.result()

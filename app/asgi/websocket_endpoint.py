@@ -69,23 +69,20 @@ class WebSocketEndpoint:
             return
         self.connections += 1
         conversation = Conversation(self._service, owner)
+        connection = Connection(
+            conversation,
+            innermost_send(send),
+            authorize=partial(self._service.owner_of, headers),
+            max_message_bytes=self._settings.limits.max_body_bytes,
+            stall_timeout_s=self._settings.limits.reader_stall_timeout_s,
+        )
         try:
-            await self._connection(conversation, headers, send).run(receive)
+            await connection.run(receive)
         except Exception:
             logger.exception("a WebSocket broke")
         finally:
             self.connections -= 1
             await conversation.close()
-
-    def _connection(self, conversation: Conversation, headers: Headers, send: Send) -> Connection:
-        limits = self._settings.limits
-        return Connection(
-            conversation,
-            innermost_send(send),
-            authorize=partial(self._service.owner_of, headers),
-            max_message_bytes=limits.max_body_bytes,
-            stall_timeout_s=limits.reader_stall_timeout_s,
-        )
 
 
 class Connection:

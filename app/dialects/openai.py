@@ -140,18 +140,17 @@ class _ChunkEncoder(ABC):
 
     def _finish(self, end: End) -> str:
         self._completion_tokens = end.usage.completion_tokens
-        chunks = [self._finish_chunk(choice) for choice in end.choices]
+        chunks = []
+        for choice in end.choices:
+            finish_reason, stop_reason = finish(choice)
+            chunk = (
+                f'{{"index":{choice.index},{self._nothing},"logprobs":null,"finish_reason":"{finish_reason}",'
+                f'"stop_reason":{_json(stop_reason)}}}'
+            )
+            chunks.append(self._chunk(chunk, seed=True))
         if self._include_usage:
             chunks.append(f'{self._head}],"usage":{_json(usage_object(end.usage))}}}\n\n')
         return "".join(chunks) + sse.DONE.decode()
-
-    def _finish_chunk(self, choice: ChoiceEnd) -> str:
-        finish_reason, stop_reason = finish(choice)
-        return self._chunk(
-            f'{{"index":{choice.index},{self._nothing},"logprobs":null,"finish_reason":"{finish_reason}",'
-            f'"stop_reason":{_json(stop_reason)}}}',
-            seed=True,
-        )
 
     def _full_delta(self, delta: Delta) -> str:
         self._completion_tokens += delta.tokens
@@ -165,15 +164,12 @@ class _ChunkEncoder(ABC):
     def _chunk(self, choice: str, *, seed: bool = False) -> str:
         usage = ""
         if self._continuous_usage:
-            usage = f',"usage":{_json(usage_object(self._usage_so_far()))}'
+            prompt, completion = self._prompt_tokens, self._completion_tokens
+            usage = f',"usage":{_json(usage_object(Usage(prompt, completion, prompt + completion)))}'
         elif self._include_usage:
             usage = ',"usage":null'
         told_seed = f',"seed":{self._seed}' if seed else ""
         return f"{self._head}{choice}]{told_seed}{usage}}}\n\n"
-
-    def _usage_so_far(self) -> Usage:
-        prompt, completion = self._prompt_tokens, self._completion_tokens
-        return Usage(prompt, completion, prompt + completion)
 
     @abstractmethod
     def _id(self, stream_id: str) -> str: ...

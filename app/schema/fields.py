@@ -210,7 +210,11 @@ class GenerationFields(Fields):
         model = self.model or default_model
         if model is None:
             raise InvalidRequest("model is required: several models are served here.", param="model")
-        self._check_supported()
+        if self.response_format is not None and self.response_format.type != "text":
+            raise InvalidRequest(
+                f"response_format {self.response_format.type} is not supported yet; only text is.",
+                param="response_format",
+            )
         self._check_limits(limits, max_tokens, max_tokens_param)
         return GenerationRequest(
             model=model,
@@ -244,13 +248,6 @@ class GenerationFields(Fields):
             stop_token_ids=tuple(self.stop_token_ids),
             logprobs=logprobs,
         )
-
-    def _check_supported(self) -> None:
-        if self.response_format is not None and self.response_format.type != "text":
-            raise InvalidRequest(
-                f"response_format {self.response_format.type} is not supported yet; only text is.",
-                param="response_format",
-            )
 
     def _check_limits(self, limits: LimitsSettings, max_tokens: int | None, max_tokens_param: str) -> None:
         most = limits.max_output_tokens

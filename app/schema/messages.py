@@ -129,13 +129,11 @@ OpenAIChatMessages = Annotated[
 def to_messages(messages: Sequence[ChatMessage | OpenAIChatMessage]) -> tuple[Message, ...]:
     """The messages as the tokenizer's template takes them: parts joined, `developer` as `system`."""
     return tuple(
-        Message(role=_template_role(message.role), content=_text(message.content)) for message in messages
+        Message(
+            role="system" if message.role == "developer" else message.role,
+            content=message.content
+            if isinstance(message.content, str)
+            else "".join(part.text for part in message.content),
+        )
+        for message in messages
     )
-
-
-def _template_role(role: str) -> str:
-    return "system" if role == "developer" else role
-
-
-def _text(content: str | Sequence[TextPart]) -> str:
-    return content if isinstance(content, str) else "".join(part.text for part in content)

@@ -58,30 +58,23 @@ class StreamBody(GenerationFields):
 
         Raises `InvalidRequest` for what contradicts itself, exceeds `limits` or is not supported.
         """
-        self._check_one_prompt()
+        given = [name for name in _PROMPT_FIELDS if getattr(self, name) is not None]
+        if not given:
+            raise InvalidRequest("One of prompt, messages and prompt_token_ids is required.", param="prompt")
+        if len(given) > 1:
+            raise InvalidRequest(f"Only one of {' and '.join(given)} may be given.", param=given[1])
+        # A stream that starts without a reader does not wait for one, unless the client says so.
+        unread = self.detach and "on_disconnect" not in self.model_fields_set
         request = self._request(
             limits,
             default_model,
             max_tokens=self.max_tokens,
             max_tokens_param="max_tokens",
             logprobs=self.logprobs,
-            on_disconnect=self._on_disconnect(),
+            on_disconnect="continue" if unread else self.on_disconnect,
             stream=self.stream,
             prompt=self.prompt,
             messages=None if self.messages is None else to_messages(self.messages),
             prompt_token_ids=None if self.prompt_token_ids is None else tuple(self.prompt_token_ids),
         )
         return msgspec.structs.replace(request, detach=True) if self.detach else request
-
-    def _on_disconnect(self) -> OnDisconnect:
-        """What the client said; else what fits: nobody waits for a reader of a stream that was started without one."""
-        if self.detach and "on_disconnect" not in self.model_fields_set:
-            return "continue"
-        return self.on_disconnect
-
-    def _check_one_prompt(self) -> None:
-        given = [name for name in _PROMPT_FIELDS if getattr(self, name) is not None]
-        if not given:
-            raise InvalidRequest("One of prompt, messages and prompt_token_ids is required.", param="prompt")
-        if len(given) > 1:
-            raise InvalidRequest(f"Only one of {' and '.join(given)} may be given.", param=given[1])

@@ -34,13 +34,12 @@ class LogprobWriter:
     def write(self, token_id: int, logprob: TokenLogprob) -> Logprob:
         """One token and its alternatives. No value is below `LOWEST_LOGPROB`, because JSON has no infinity."""
         text, data = self._spell(token_id)
-        alternatives = [self._alternative(other, value) for other, value in logprob.top]
+        alternatives = []
+        for other, value in logprob.top:
+            other_text, other_data = self._spell(other)
+            alternatives.append(TopLogprob(other_text, max(value, LOWEST_LOGPROB), other_data))
         return Logprob(text, max(logprob.logprob, LOWEST_LOGPROB), data, alternatives)
 
     def write_all(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob]) -> list[Logprob]:
         """Those of consecutive tokens. Raises `ValueError` when there are not as many of one as of the other."""
         return [self.write(token_id, logprob) for token_id, logprob in zip(token_ids, logprobs, strict=True)]
-
-    def _alternative(self, token_id: int, logprob: float) -> TopLogprob:
-        text, data = self._spell(token_id)
-        return TopLogprob(text, max(logprob, LOWEST_LOGPROB), data)

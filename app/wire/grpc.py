@@ -118,12 +118,8 @@ def _message(message: pb.ChatMessage) -> dict[str, Any]:
     if content == "text":
         said["content"] = message.text
     elif content == "parts":
-        said["content"] = [_part(part) for part in message.parts.parts]
+        said["content"] = [{"type": "text"} | _said(part, "text") for part in message.parts.parts]
     return said
-
-
-def _part(part: pb.TextPart) -> dict[str, str]:
-    return {"type": "text"} | _said(part, "text")
 
 
 def _response_format(message: pb.ResponseFormat) -> dict[str, Any]:
@@ -131,20 +127,16 @@ def _response_format(message: pb.ResponseFormat) -> dict[str, Any]:
     if kind is None:
         return {}
     if kind == "json_schema":
-        return {"type": kind, "json_schema": _json_schema(message.json_schema)}
+        said = _said(message.json_schema, "name")
+        if message.json_schema.HasField("schema"):
+            try:
+                said["schema"] = from_json(message.json_schema.schema, allow_inf_nan=False)
+            except ValueError:
+                raise InvalidRequest(f"{_SCHEMA} is not valid JSON.", param=_SCHEMA) from None
+        return {"type": kind, "json_schema": said}
     if kind == "regex":
         return {"type": kind} | _said(message.regex, "pattern")
     return {"type": kind}
-
-
-def _json_schema(message: pb.ResponseFormat.JsonSchema) -> dict[str, Any]:
-    said = _said(message, "name")
-    if message.HasField("schema"):
-        try:
-            said["schema"] = from_json(message.schema, allow_inf_nan=False)
-        except ValueError:
-            raise InvalidRequest(f"{_SCHEMA} is not valid JSON.", param=_SCHEMA) from None
-    return said
 
 
 def to_resume(request: pb.ResumeRequest) -> dict[str, Any]:
@@ -194,7 +186,12 @@ def _said(message: Message, *names: str) -> dict[str, Any]:
 def to_message(frame: Frame) -> pb.Frame:
     """`frame` as the message that is sent."""
     if isinstance(frame, Delta):
-        return pb.Frame(cursor=frame.cursor, delta=_delta(frame))
+        delta = pb.Delta(index=frame.index, text=frame.text, tokens=frame.tokens, steered=frame.steered)
+        if frame.token_ids is not None:
+            delta.token_ids.extend(frame.token_ids)
+        if frame.logprobs is not None:
+            delta.logprobs.extend(_logprob(logprob) for logprob in frame.logprobs)
+        return pb.Frame(cursor=frame.cursor, delta=delta)
     if isinstance(frame, Start):
         start = pb.Start(
             stream=frame.stream,
@@ -226,15 +223,6 @@ def to_addressed_message(addressed: Addressed) -> pb.Frame:
     if addressed.ref is not None:
         message.ref = addressed.ref
     return message
-
-
-def _delta(frame: Delta) -> pb.Delta:
-    delta = pb.Delta(index=frame.index, text=frame.text, tokens=frame.tokens, steered=frame.steered)
-    if frame.token_ids is not None:
-        delta.token_ids.extend(frame.token_ids)
-    if frame.logprobs is not None:
-        delta.logprobs.extend(_logprob(logprob) for logprob in frame.logprobs)
-    return delta
 
 
 def _logprob(logprob: Logprob) -> pb.Logprob:

@@ -109,25 +109,23 @@ class StreamOrders:
         `StoreUnavailable`, and when it is cancelled, the stream may still be changed.
         """
         order = Order("change", stream.id, change)
+        backoff = Backoff(RETRY_S, sleep=self._clock.sleep)
         try:
-            if not await self._order(order):
-                raise stream_ended()
+            for retries_left in reversed(range(ORDER_RETRIES + 1)):
+                try:
+                    if not await self._store.order(order):
+                        raise stream_ended()
+                    break
+                except StoreUnavailable:  # whether it has arrived is unknown, and it may come twice
+                    if not retries_left:
+                        raise
+                    await backoff.pause()
         except StreamNotFound:
             # The store has lost its memory. A producer tells it its streams again, with their changes.
             if not stream.produced_here:
                 raise
         if stream.produced_here:
             self._producer.obey(order)
-
-    async def _order(self, order: Order) -> bool:
-        """Gives the store an order, again when it is unknown whether it arrived."""
-        backoff = Backoff(RETRY_S, sleep=self._clock.sleep)
-        for _ in range(ORDER_RETRIES):
-            try:
-                return await self._store.order(order)
-            except StoreUnavailable:
-                await backoff.pause()
-        return await self._store.order(order)
 
     async def _ended_within(self, stream: Stream, duration_s: float) -> None:
         """Returns when the stream has ended, at the latest after `duration_s` seconds."""

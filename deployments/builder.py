@@ -43,9 +43,34 @@ def build_app(args: Settings) -> Application:
 
     With `streams.backend: redis` the store is no deployment, and the ingress gets none.
     """
-    names = {model.name: _label(model, args) for model in args.models}
-    tokenizers = {model.name: _tokenizer(model, names[model.name]) for model in args.models}
-    generators = {model.name: _generator(model, names[model.name], args) for model in args.models}
+    labels = _labels(args)
+    tokenizers = {
+        model.name: serve.deployment(
+            name=f"Tokenizer:{labels[model.name]}",
+            num_replicas=model.tokenizer_replicas,
+            **LINKED,
+            ray_actor_options={"num_cpus": 0},
+        )(Tokenizer).bind(model)
+        for model in args.models
+    }
+    generators = {
+        model.name: serve.deployment(
+            name=f"Generator:{labels[model.name]}",
+            **LINKED,
+            graceful_shutdown_timeout_s=args.limits.request_timeout_s + DRAIN_MARGIN_S,
+            ray_actor_options=_actor_options(model),
+            **_scale(model),
+        )(Generator).bind(model)
+        for model in args.models
+    }
+    store = None
+    if args.streams.backend == "memory":
+        store = serve.deployment(
+            name="StreamStore",
+            num_replicas=1,  # one memory; with two, each would know half of the streams
+            **LINKED,
+            ray_actor_options={"num_cpus": 0},
+        )(StreamStore).bind(StoreBounds.from_settings(args))
     ingress = serve.deployment(
         name="Ingress",
         num_replicas=args.ingress.replicas,
@@ -56,46 +81,17 @@ def build_app(args: Settings) -> Application:
         # Small machines must have room for the generators; an ingress is bound by its single thread anyway.
         ray_actor_options={"num_cpus": 0},
     )(Ingress)
-    store = _stream_store(args) if args.streams.backend == "memory" else None
     return ingress.bind(args, tokenizers, generators, store)
 
 
-def _stream_store(args: Settings) -> Application:
-    deployment = serve.deployment(
-        name="StreamStore",
-        num_replicas=1,  # one memory; with two, each would know half of the streams
-        **LINKED,
-        ray_actor_options={"num_cpus": 0},
-    )(StreamStore)
-    return deployment.bind(StoreBounds.from_settings(args))
-
-
-def _label(model: ModelSettings, args: Settings) -> str:
-    """The model's name as a part of deployment names, which are also file names. Different for different models."""
-    label = model.name.replace("/", "--")
-    same = [other.name for other in args.models if other.name.replace("/", "--") == label]
-    return label if len(same) == 1 else f"{label}--{same.index(model.name)}"
-
-
-def _tokenizer(model: ModelSettings, label: str) -> Application:
-    deployment = serve.deployment(
-        name=f"Tokenizer:{label}",
-        num_replicas=model.tokenizer_replicas,
-        **LINKED,
-        ray_actor_options={"num_cpus": 0},
-    )(Tokenizer)
-    return deployment.bind(model)
-
-
-def _generator(model: ModelSettings, label: str, args: Settings) -> Application:
-    deployment = serve.deployment(
-        name=f"Generator:{label}",
-        **LINKED,
-        graceful_shutdown_timeout_s=args.limits.request_timeout_s + DRAIN_MARGIN_S,
-        ray_actor_options=_actor_options(model),
-        **_scale(model),
-    )(Generator)
-    return deployment.bind(model)
+def _labels(args: Settings) -> dict[str, str]:
+    """The models' names as parts of deployment names, which are also file names. Different for different models."""
+    labels = {}
+    for model in args.models:
+        label = model.name.replace("/", "--")
+        same = [other.name for other in args.models if other.name.replace("/", "--") == label]
+        labels[model.name] = label if len(same) == 1 else f"{label}--{same.index(model.name)}"
+    return labels
 
 
 def _scale(model: ModelSettings) -> dict[str, Any]:

@@ -31,7 +31,13 @@ class EventScanner:
         Raises `EventTooLarge`; the scanner can't be used after that.
         """
         if self._held_return or b"\r" in body:
-            body = self._with_plain_newlines(body)
+            if self._held_return:
+                body = b"\r" + body
+            # A return at the end may be the first half of `\r\n`: it waits for the next bytes.
+            self._held_return = body.endswith(b"\r")
+            if self._held_return:
+                body = body[:-1]
+            body = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         text = self._partial + body if self._partial else body
         if self._at_start:
             if len(text) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(text):
@@ -44,15 +50,6 @@ class EventScanner:
         if len(self._partial) > self._max_event_bytes:
             raise EventTooLarge(f"an event is larger than {self._max_event_bytes} bytes, the maximum")
         return [data for block in blocks if (data := _event_data(block)) is not None]
-
-    def _with_plain_newlines(self, body: bytes) -> bytes:
-        if self._held_return:
-            body = b"\r" + body
-        # A return at the end may be the first half of `\r\n`: it waits for the next bytes.
-        self._held_return = body.endswith(b"\r")
-        if self._held_return:
-            body = body[:-1]
-        return body.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
 def _event_data(block: bytes) -> bytes | None:

@@ -16,7 +16,7 @@ import msgspec
 from benchmarks.serve.accounting import usage_between
 from benchmarks.serve.load import LoadFailed, run_load
 from benchmarks.serve.machine import this_machine
-from benchmarks.serve.results import BenchmarkResult, RunResult, TargetResult, run_result
+from benchmarks.serve.results import BenchmarkResult, TargetResult, run_result
 from benchmarks.serve.samples import Limits, observe
 from benchmarks.serve.server import Server, ServerFailed, running
 from benchmarks.serve.targets import TARGETS, Launch, Plan
@@ -86,7 +86,12 @@ def _measure_server(name: str, server: Server, launch: Launch, options: Options,
         observation = observe(load.samples, options.limits, dropped=load.dropped)
         usage = usage_between(load.before, load.after)
         runs.append(run_result(observation, usage, idle_cpus, load.client_cpu_s))
-        say(f"{launch.title}: run {number + 1} of {options.repeat}: {_in_short(runs[-1])}")
+        seen = runs[-1].observation
+        itl = f"ITL p50 {seen.itl_ms.p50:.1f} p99 {seen.itl_ms.p99:.1f} ms" if seen.itl_ms else "no ITL"
+        say(
+            f"{launch.title}: run {number + 1} of {options.repeat}: {runs[-1].cpu_us_per_token:.0f} µs CPU per token, {itl}, "
+            f"{seen.tokens_per_s:.0f} tokens/s, {seen.outcomes}"
+        )
         sleep(SETTLE_S)
     return TargetResult(
         name=name,
@@ -118,9 +123,3 @@ def _warm_up(server: Server, launch: Launch) -> None:
     if "complete" not in outcomes:
         problems = "; ".join(sorted(outcomes)[:3])
         raise ServerFailed(f"no stream of the warm-up was complete: {problems}\n{server.log_tail()}")
-
-
-def _in_short(run: RunResult) -> str:
-    seen = run.observation
-    itl = f"ITL p50 {seen.itl_ms.p50:.1f} p99 {seen.itl_ms.p99:.1f} ms" if seen.itl_ms else "no ITL"
-    return f"{run.cpu_us_per_token:.0f} µs CPU per token, {itl}, {seen.tokens_per_s:.0f} tokens/s, {seen.outcomes}"

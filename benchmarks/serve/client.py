@@ -88,19 +88,19 @@ class LoadClient:
         return ClientReport(samples, self._dropped, self._cpu_s)
 
     async def _closed_loop(self) -> None:
-        begun_s = perf_counter()
-        async with asyncio.TaskGroup() as group:
-            for index in range(self._workload.clients):
-                group.create_task(self._client(index, begun_s))
+        workload, begun_s = self._workload, perf_counter()
 
-    async def _client(self, index: int, begun_s: float) -> None:
-        workload = self._workload
-        await asyncio.sleep(workload.ramp_s * index / workload.clients)
-        connection: Connection | None = None
-        while self._begun < workload.requests and perf_counter() - begun_s < workload.duration_s:
-            connection = await self._exchange(self._next_number(), perf_counter(), connection)
-        if connection is not None:
-            connection.abort()
+        async def client(index: int) -> None:
+            await asyncio.sleep(workload.ramp_s * index / workload.clients)
+            connection: Connection | None = None
+            while self._begun < workload.requests and perf_counter() - begun_s < workload.duration_s:
+                connection = await self._exchange(self._next_number(), perf_counter(), connection)
+            if connection is not None:
+                connection.abort()
+
+        async with asyncio.TaskGroup() as group:
+            for index in range(workload.clients):
+                group.create_task(client(index))
 
     async def _open_loop(self, rate_per_s: float) -> None:
         workload = self._workload
@@ -108,6 +108,12 @@ class LoadClient:
         begun_s = perf_counter()
         due_s = begun_s
         running: set[asyncio.Task[None]] = set()
+
+        async def single(number: int, due_s: float) -> None:
+            connection = await self._exchange(number, due_s, None)
+            if connection is not None:
+                connection.abort()
+
         async with asyncio.TaskGroup() as group:
             while self._begun + self._dropped < workload.requests:
                 due_s += draw.expovariate(rate_per_s)
@@ -117,14 +123,9 @@ class LoadClient:
                 if len(running) >= workload.clients:
                     self._dropped += 1
                     continue
-                task = group.create_task(self._single(self._next_number(), due_s))
+                task = group.create_task(single(self._next_number(), due_s))
                 running.add(task)
                 task.add_done_callback(running.discard)
-
-    async def _single(self, number: int, due_s: float) -> None:
-        connection = await self._exchange(number, due_s, None)
-        if connection is not None:
-            connection.abort()
 
     def _next_number(self) -> int:
         self._begun += 1

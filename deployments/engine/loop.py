@@ -153,7 +153,13 @@ class EngineLoop:
                 self._obey()
                 due_s = self._engine.next_step_s()
                 if due_s is not None and due_s <= 0:
-                    outputs = self._step()
+                    try:
+                        outputs = self._engine.step()
+                        self._broken_in_a_row = 0
+                    except Exception:
+                        logger.exception("the engine broke in a step; every stream ends")
+                        self._broken_in_a_row += 1
+                        outputs = self._engine.fail_all(_BROKEN)
                     if outputs:
                         self._call(partial(self._deliver, outputs))
                 self._statistics = self._engine.statistics()
@@ -191,16 +197,6 @@ class EngineLoop:
                 command()
         if answers:
             self._call(lambda: _answer(answers))
-
-    def _step(self) -> Outputs:
-        try:
-            outputs = self._engine.step()
-        except Exception:
-            logger.exception("the engine broke in a step; every stream ends")
-            self._broken_in_a_row += 1
-            return self._engine.fail_all(_BROKEN)
-        self._broken_in_a_row = 0
-        return outputs
 
     def _call(self, callback: Callable[[], None]) -> None:
         """Runs `callback` on the event loop. When the event loop is closed, the thread ends, because no reader is

@@ -56,30 +56,29 @@ class ChannelServer:
         self._jobs.pop((job.ingress, job.key), None)
 
     async def beat(self) -> None:
-        """Sends a beat on every channel each `BEAT_S` seconds, until cancelled."""
+        """Sends a beat on every channel each `BEAT_S` seconds, until cancelled.
+
+        Forgets the outboxes of ingress processes that have had neither a channel nor a job for `IDLE_OUTBOX_S` seconds.
+        """
         while True:
             await asyncio.sleep(BEAT_S)
             if self._healthy():
                 for outbox in self._outboxes.values():
                     outbox.beat()
-            self._drop_idle()
+            busy = {ingress for ingress, _ in self._jobs}
+            for ingress, outbox in list(self._outboxes.items()):
+                if outbox.attached or ingress in busy:
+                    self._idle_beats.pop(ingress, None)
+                    continue
+                self._idle_beats[ingress] = self._idle_beats.get(ingress, 0) + 1
+                if self._idle_beats[ingress] * BEAT_S >= IDLE_OUTBOX_S:
+                    del self._outboxes[ingress], self._idle_beats[ingress]
 
     def _outbox(self, ingress: str) -> Outbox:
         outbox = self._outboxes.get(ingress)
         if outbox is None:
             outbox = self._outboxes[ingress] = Outbox()
         return outbox
-
-    def _drop_idle(self) -> None:
-        """Forgets the outboxes of ingress processes that have had neither a channel nor a job for `IDLE_OUTBOX_S` seconds."""
-        busy = {ingress for ingress, _ in self._jobs}
-        for ingress, outbox in list(self._outboxes.items()):
-            if outbox.attached or ingress in busy:
-                self._idle_beats.pop(ingress, None)
-                continue
-            self._idle_beats[ingress] = self._idle_beats.get(ingress, 0) + 1
-            if self._idle_beats[ingress] * BEAT_S >= IDLE_OUTBOX_S:
-                del self._outboxes[ingress], self._idle_beats[ingress]
 
 
 class RunningJob:

@@ -166,19 +166,16 @@ class GenerationServicer:
         """Hands over what the client says, to its last message."""
         try:
             async for message in messages:
-                self._hear(conversation, message)
+                said: dict[str, Any] = {}
+                try:
+                    self._check_size(message)
+                    said = to_client_message(message)
+                    conversation.accept(parse_message(said))
+                except ServiceError as error:
+                    conversation.refuse(error, ref=_name(said, "ref"), stream=_name(said, "stream"))
         except Exception:
-            logger.exception("a client can't be heard any more")
+            logger.exception("the messages of a call can't be read any more")
         await conversation.finish()
-
-    def _hear(self, conversation: Conversation, message: pb.ClientMessage) -> None:
-        said: dict[str, Any] = {}
-        try:
-            self._check_size(message)
-            said = to_client_message(message)
-            conversation.accept(parse_message(said))
-        except ServiceError as error:
-            conversation.refuse(error, ref=_name(said, "ref"), stream=_name(said, "stream"))
 
     def _check_size(self, message: pb.GenerateRequest | pb.ClientMessage) -> None:
         most = self._service.settings.limits.max_body_bytes

@@ -126,7 +126,13 @@ class ReplicaLinks:
         """Connects, and returns when the connection has broken. Cancelled, it lets open calls end."""
         async with asyncio.timeout(OPEN_TIMEOUT_S):
             connection = await connect(await self._find(replica))
-        connection.on_lost = lambda: self._lost(replica, connection)
+
+        def lost() -> None:
+            if self._open.get(replica) is connection:
+                del self._open[replica]
+                self._unlist(replica)
+
+        connection.on_lost = lost
         self._listed[replica] = self._open[replica] = connection
         self._has_listed.set()
         try:
@@ -134,11 +140,6 @@ class ReplicaLinks:
         finally:
             self._unlist(replica)
             connection.close()
-
-    def _lost(self, replica: str, connection: LinkConnection) -> None:
-        if self._open.get(replica) is connection:
-            del self._open[replica]
-            self._unlist(replica)
 
     def _unlist(self, replica: str) -> None:
         self._listed.pop(replica, None)

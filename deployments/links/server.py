@@ -145,7 +145,12 @@ class _Connection(asyncio.Protocol):
 
     def _receive(self, kind: int, number: int, content: bytes) -> None:
         if not self.authenticated:
-            self._authenticate(kind, content)
+            if kind != HELLO or not self._server.accepts(content):
+                raise LinkBroken("The caller did not send the secret of this process first.")
+            self.authenticated = True
+            self._deadline.cancel()
+            self._reader.limit_bytes = MAX_PACKET_BYTES
+            self._writer.send(WELCOME, 0)
         elif kind == CALL or (kind == STREAMING_CALL and self._server.streaming_handler is not None):
             self._begin(kind, number, content)
         elif kind == CANCEL:
@@ -153,14 +158,6 @@ class _Connection(asyncio.Protocol):
                 self._tasks[number].cancel()
         else:
             raise LinkBroken(f"A packet has the kind {kind}, which this process does not take.")
-
-    def _authenticate(self, kind: int, secret: bytes) -> None:
-        if kind != HELLO or not self._server.accepts(secret):
-            raise LinkBroken("The caller did not send the secret of this process first.")
-        self.authenticated = True
-        self._deadline.cancel()
-        self._reader.limit_bytes = MAX_PACKET_BYTES
-        self._writer.send(WELCOME, 0)
 
     def _begin(self, kind: int, number: int, request: bytes) -> None:
         if self._server.calls >= self._server.max_calls:
@@ -172,10 +169,17 @@ class _Connection(asyncio.Protocol):
         work = self._answer(number, request) if kind == CALL else self._stream(number, request)
         task = self._loop.create_task(work, context=contextvars.Context())
         self._tasks[number] = task
-        task.add_done_callback(lambda _: self._ended(number))
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._server.calls -= 1
+            del self._tasks[number]
+            if task.cancelled():
+                self._writer.send(FAILED, number)  # its own process may have cancelled it
+
+        task.add_done_callback(ended)
 
     async def _answer(self, number: int, request: bytes) -> None:
-        """Executes one call and sends its answer. `_ended` answers a cancelled one."""
+        """Executes one call and sends its answer. `_begin` answers a cancelled one."""
         try:
             answer = _checked(await self._server.handler(request))
         except Exception:
@@ -198,11 +202,6 @@ class _Connection(asyncio.Protocol):
             self._writer.send(FAILED, number)
         else:
             self._writer.send(ANSWER, number)
-
-    def _ended(self, number: int) -> None:
-        self._server.calls -= 1
-        if self._tasks.pop(number).cancelled():
-            self._writer.send(FAILED, number)  # its own process may have cancelled it
 
 
 def _checked(content: bytes) -> bytes:

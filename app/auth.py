@@ -33,7 +33,7 @@ class Callers(Protocol):
 
 
 class AnyCaller:
-    """Nobody needs a key; a key that is sent tells its streams from those of others."""
+    """No key is needed. A key that is sent tells its streams from those of others."""
 
     def owner_of(self, headers: Mapping[str, str]) -> str:
         return owner_of(headers)
@@ -43,7 +43,7 @@ class KnownCallers:
     """Only the keys whose digests are in the file at `path` are good. A change of the file counts within `CHECK_S`.
 
     Raises `KeyFileError` when the file is no good at the start. If it turns bad later, the keys from before stay good, so that a
-    slip of the editor locks nobody out; the store says so.
+    slip of the editor locks no caller out; the log says so.
 
     A key is found by its digest. How long that takes tells an attacker at most something of digests, from which no key follows.
     """

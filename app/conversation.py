@@ -4,7 +4,7 @@ It belongs to no protocol. Messages of the client go in by `accept`, what the cl
 synchronous, and nothing is done per token but what the readers of the streams do themselves. Whatever is wrong with a message
 is answered by a reply; the connection goes on. Messages that name the same stream are carried out in their order.
 
-Everything is bounded: the streams of a connection, the messages under way, the replies that were not taken.
+Everything is bounded: the streams of a connection, the messages in progress, the replies that were not taken.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class StreamService(Protocol):
 
 
 class _Reading:
-    """A stream that is read on this connection. `cursor` is behind the last frame that was taken."""
+    """A stream that is read on this connection. `cursor` is that of the last frame that was taken."""
 
     def __init__(self, reader: Reader, ref: str | None) -> None:
         self.reader = reader
@@ -180,7 +180,7 @@ class Conversation:
         most = self._limits.max_streams_per_connection
         if len(self._readings) + self._opening >= most:
             error = TooManyStreams(
-                f"The connection has {most} streams already, which is as many as it may.",
+                f"This connection already has {most} open streams, the maximum.",
                 retry_after_s=_RETRY_AFTER_S,
             )
             self._refuse(message, error)
@@ -340,6 +340,6 @@ def _stream_of(message: ClientMessage) -> str | None:
 
 def _too_busy(most: int) -> Overloaded:
     return Overloaded(
-        f"{most} messages of this connection are under way or not yet read, which is as many as may be.",
+        f"This connection already has {most} unanswered messages, the maximum.",
         retry_after_s=_RETRY_AFTER_S,
     )

@@ -50,7 +50,7 @@ async def open_stream(
 
 
 async def reopen_stream(service: GenerationService, fields: Mapping[str, object], owner: str) -> Reader:
-    """A reader of the stream that `fields` name, behind the cursor `after`. Raises what `GenerationService.resume` raises.
+    """A reader of the stream that `fields` name, after the cursor `after`. Raises what `GenerationService.resume` raises.
 
     It has a window, so that no frame is larger than a message may be: see `pulled_frames`.
     """

@@ -34,7 +34,7 @@ LINKED: dict[str, Any] = {
 }
 """Of deployments that work over links, which have bounds of their own: Serve's calls only ask what they are, and where.
 
-The ingress logs requests; behind it, a line for each call would cost more than it tells.
+The ingress logs requests; a line for each call after it would cost more than it tells.
 """
 
 

@@ -41,7 +41,7 @@ class _Expected:
 class Deliveries:
     """Counts, for each event id, the clients that may come back with it. Forgets the oldest ids.
 
-    An id that is not known is that of a stream which nobody has read to its end here.
+    An id that is not known is that of a stream that was not read to its end here.
     """
 
     def __init__(self, max_event_ids: int = MAX_EVENT_IDS) -> None:

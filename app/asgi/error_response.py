@@ -78,5 +78,5 @@ async def handle_unexpected(request: Request, error: Exception) -> Response:
 
 
 def unexpected() -> InternalError:
-    """What a client is told of an exception that nobody foresaw."""
+    """What a client is told of an unexpected exception."""
     return InternalError("The server failed to handle the request.")

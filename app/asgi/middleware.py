@@ -24,7 +24,7 @@ _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
 class RequestBoundary:
     """The outermost layer. Every response carries `x-request-id`: the client's own if it is a sane one, else a new one.
 
-    `echo_request_id` is False under a server that writes the header itself. An exception that nobody handled is logged here,
+    `echo_request_id` is False under a server that writes the header itself. An unhandled exception is logged here,
     once, and answered with a 500 that says nothing of it; after the first byte the connection is cut instead: the server does
     that when an application returns in mid-body.
     """

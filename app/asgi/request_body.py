@@ -16,7 +16,7 @@ async def read_json(request: Request, *, max_bytes: int, timeout_s: float) -> by
     """The body as it came, for the validator to decode.
 
     Raises `UnsupportedMediaType`, `BodyTooLarge` (before reading on), `RequestTimeout` and, when the client goes away
-    meanwhile, `InvalidRequest`, which nobody will read.
+    meanwhile, `InvalidRequest`, which no client will read.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not (media_type.startswith("application/") and media_type.endswith(("/json", "+json"))):

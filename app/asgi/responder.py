@@ -27,7 +27,7 @@ from app.validation import parse_body
 from app.wire.encoder import Encoder
 from app.wire.sse import NativeSseEncoder
 
-# Nobody reads the answer to a client that has gone; the status is what proxies log for it.
+# A client that has gone reads no answer; the status is what proxies log for it.
 _CLIENT_GONE = 499
 _NOTHING_MORE = 204
 
@@ -95,7 +95,7 @@ class Responder:
     async def resumed(
         self, http: Request, stream_id: str, after: str | None, *, bare: bool = False
     ) -> Response:
-        """The stream behind the cursor `after`, as native events.
+        """The stream after the cursor `after`, as native events.
 
         `bare`: an EventSource that came back by itself, for which 204 is the only way to learn that nothing more will come.
         Raises what `GenerationService.resume` raises.

@@ -69,7 +69,7 @@ class ChunkedBody:
 
 
 def chunked_body(send: Send) -> ChunkedBody | None:
-    """The chunks of the response behind `send`, if that is uvicorn's own as it is known here, with httptools."""
+    """The chunks of the response under `send`, if that is uvicorn's own as it is known here, with httptools."""
     cycle: Any = getattr(innermost_send(send), "__self__", None)
     if type(cycle).__name__ != _UVICORN_RESPONSE or not all(hasattr(cycle, name) for name in _CYCLE):
         return None
@@ -82,7 +82,7 @@ def chunked_body(send: Send) -> ChunkedBody | None:
 def bound_send_buffer(transport: Any) -> None:
     """Lets the kernel hold no more than `SEND_BUFFER_BYTES` of what the other side has not taken, where it can be set.
 
-    The kernel would let it grow to megabytes, which is hours of text that nobody reads.
+    The kernel would let it grow to megabytes, which is hours of unread text.
     """
     connection = transport.get_extra_info("socket")
     if connection is None:

@@ -65,7 +65,13 @@ class WebSocketEndpoint:
             return
         await send({"type": "websocket.accept"})
         if self.connections >= self._settings.ingress.max_websockets:
-            await send(_close(Overloaded("The server has as many connections as it may.")))
+            await send(
+                _close(
+                    Overloaded(
+                        f"The server already has {self.connections} WebSocket connections, the maximum."
+                    )
+                )
+            )
             return
         self.connections += 1
         conversation = Conversation(self._service, owner)

@@ -68,7 +68,7 @@ class GenerationServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Resume(self, request, context):
-        """Sends the frames of a stream behind a cursor, live to the end.
+        """Sends the frames of a stream after a cursor, live to the end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,7 @@ class Generate(StreamBody, Message):
 
 
 class Resume(Message):
-    """Reads a stream behind the cursor `after`; from its start without one."""
+    """Reads a stream after the cursor `after`; from its start without one."""
 
     type: Literal["resume"]
     stream: StreamId

@@ -17,7 +17,7 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One stream that somebody asked for. Exactly one of `prompt`, `messages` and `prompt_token_ids` is set.
+    """A request for one stream. Exactly one of `prompt`, `messages` and `prompt_token_ids` is set.
 
     `sampling.max_tokens` of 0 means "not said": the service puts what the context leaves. `seed` None is replaced by one
     that the server draws and reports.

@@ -21,7 +21,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     `generated` holds what each of the `n` choices has so far: `n` lists, all empty for a new stream. The engine continues
     from there exactly as if it had sampled them itself. `finished` marks choices that need nothing more. `steered` says for
-    each choice up to which of its tokens none can end it, because tokens were put in there: `n` numbers, or none if all are 0.
+    each choice up to which of its tokens none can end it, because of steered tokens there: `n` numbers, or none if all are 0.
     """
 
     ingress: str
@@ -44,7 +44,7 @@ class Steering(msgspec.Struct, frozen=True, array_like=True):
 class Edit(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """A change of the stream that took effect in a choice before its token number `position`.
 
-    From there on `stops` are stop strings too, and the next `steered` tokens are not the model's but were put in. `id` is
+    From there on `stops` are stop strings too, and the next `steered` tokens come from a client, not from the model. `id` is
     that of the change, and unique in the stream.
     """
 
@@ -55,14 +55,14 @@ class Edit(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
     @property
     def end(self) -> int:
-        """The number of the first token behind what was put in."""
+        """The number of the first token after the steered tokens."""
         return self.position + self.steered
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Natural logarithm of the sampled token's probability under the raw logits, and the likeliest alternatives.
 
-    A token that was put in was not sampled: it has 0, for it was certain to come there, and no alternatives.
+    A steered token is not sampled: it has 0, because it is certain, and no alternatives.
     """
 
     logprob: float
@@ -74,7 +74,7 @@ class TokenBatch(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     `finish` is set on the last batch of a choice. `stop_token` is the id of a matched `stop_token_ids` entry (None for the
     model's own end token). `error` says, in words for the client, what went wrong when `finish` is "error". `edits` took
-    effect in or just behind these tokens, in this order.
+    effect in or just after these tokens, in this order.
     """
 
     key: int
@@ -89,5 +89,5 @@ class TokenBatch(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 def steered_logprobs(tokens: int) -> list[TokenLogprob]:
-    """What is reported for tokens that were put in."""
+    """What is reported for steered tokens."""
     return [TokenLogprob(0.0, [])] * tokens

@@ -49,7 +49,7 @@ class Audience:
     ) -> Reader:
         """One more reader of `stream`, see `Readers.join`. A stream that has ended may have any number.
 
-        Raises `InvalidCursor`, `Draining`, and `TooManyReaders` when the stream has as many as are allowed. While the store does
+        Raises `InvalidCursor`, `Draining`, and `TooManyReaders` when the stream has the maximum. While the store does
         not answer, readers elsewhere do not count. A caller that is cancelled leaves no reader in the stream.
         """
         reader = stream.readers.join(after, ahead_tokens=ahead_tokens, window_tokens=window_tokens)

@@ -1,4 +1,4 @@
-"""Cursors: how many tokens of each choice lie behind a frame, written as counts joined by dots."""
+"""Cursors: how many tokens each choice has up to the end of a frame, written as counts joined by dots."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ the prompt and on the tokens and on nothing else. Special tokens and ids outside
 tokens have.
 
 The text continues the prompt: it is what decoding prompt and answer together adds to the decoded prompt, as far as the last
-`PROMPT_TAIL_TOKENS` of the prompt say, and those only back to its last special token, behind which a new text begins. No
+`PROMPT_TAIL_TOKENS` of the prompt say, and those only back to its last special token, after which a new text begins. No
 text of the prompt appears. A character that the prompt leaves incomplete appears when the answer completes it; otherwise
 its beginning is dropped.
 
@@ -124,7 +124,7 @@ class StreamDetokenizer:
         return self._release() if len(self._held) >= MAX_HELD_TOKENS else ""
 
     def _release(self) -> str:
-        """The text of all that is held, as good as it is. The stream starts anew behind it."""
+        """The text of all that is held, as good as it is. The stream starts again after it."""
         held, self._held = self._held, []
         if not held:
             return ""
@@ -134,7 +134,7 @@ class StreamDetokenizer:
         return whole[len(before) :] if whole.startswith(before) else alone
 
     def _restart(self, context: list[int]) -> None:
-        """Goes on behind `context`, or behind any plain token: a stream takes a text with a bad end for unfinished."""
+        """Goes on after `context`, or after any plain token: a stream takes a text with a bad end for unfinished."""
         bad = self._decode(context).endswith(REPLACEMENT)
         self._context = self._vocabulary.plain_token if bad else context
         stream = DecodeStream(ids=self._context, skip_special_tokens=True)

@@ -1,7 +1,7 @@
 """The text of one choice: token ids in, one released piece of text per token out.
 
 The pieces are a pure function of the tokens, of how they ended, of what the choice was made with (tokenizer, prompt, stop
-strings, `min_tokens`) and of what was changed before which token (stop strings added, tokens put in): any split of the tokens
+strings, `min_tokens`) and of what was changed before which token (stop strings added, tokens steered): any split of the tokens
 over calls gives the same, and so does a replay from the first token. A piece never changes once its token is in, and
 "".join(pieces[a:b]) is what a reader gains from token `a` to token `b`.
 
@@ -96,7 +96,7 @@ class ChoiceText:
                 self.finish_reason, self.stop_reason = finish, stop_token
 
     def steer(self, token_ids: Sequence[int], *, ends: bool = False) -> None:
-        """Takes tokens that were put in. No stop string is looked for in their text, or begins before it and ends behind it.
+        """Takes steered tokens. No stop string is looked for in their text, or begins before it and ends after it.
 
         What was held for the sake of one leaves in front of it. `ends`: there is no room for more ("length").
         """

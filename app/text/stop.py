@@ -25,9 +25,9 @@ class _Pattern:
         self._borders = [0]
 
     def scan(self, text: str, armed: bool) -> int:
-        """Goes on over `text`. Returns the index behind the first completed match, -1 when there is none.
+        """Goes on over `text`. Returns the index after the first completed match, -1 when there is none.
 
-        Not `armed`, matches count for nothing, and the scan goes on behind them.
+        Not `armed`, matches count for nothing, and the scan goes on after them.
         """
         string, borders, state = self.string, self._borders, self.state
         i, end = 0, len(text)
@@ -114,7 +114,7 @@ class StopMatcher:
         return text[: len(text) - kept]
 
     def flush(self) -> str:
-        """What is held, released because the text has ended. Looking for stop strings begins anew after it."""
+        """What is held, released because the text has ended. Looking for stop strings begins again after it."""
         released, self.held = self.held, ""
         for pattern in self._patterns:
             pattern.state = 0

@@ -98,7 +98,7 @@ class Vocabulary:
             return content
         if self.byte_level:
             return self._spelled_bytes(content).decode("utf-8", "replace")
-        # The second of two is the token as it reads behind another: with the space that a decoder strips at the start.
+        # The second of two is the token as it reads after another: with the space that a decoder strips at the start.
         once = self.tokenizer.decode([token_id], skip_special_tokens=False)
         twice = self.tokenizer.decode([token_id, token_id], skip_special_tokens=False)
         return twice[len(once) :] if twice.startswith(once) and len(twice) > len(once) else once

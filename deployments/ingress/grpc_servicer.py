@@ -1,4 +1,4 @@
-"""The service `streaming_inference.v1.Generation`, behind Serve's gRPC ingress.
+"""The service `streaming_inference.v1.Generation`, for Serve's gRPC ingress.
 
 Serve calls the methods of a replica and sends what they yield. With one event loop (HAProxy, direct ingress) it asks for the next
 message when the transport has taken the last one, so that a client that does not read holds up its stream; in Serve's default
@@ -88,7 +88,7 @@ class GenerationServicer:
             return _messages()
 
     async def resume(self, request: pb.ResumeRequest, context: CallContext) -> AsyncGenerator[pb.Frame, None]:
-        """The frames of a stream behind a cursor."""
+        """The frames of a stream after a cursor."""
         try:
             owner = self._service.owner_of(_headers(context))
             reader = await reopen_stream(self._service, to_resume(request), owner)
@@ -219,7 +219,7 @@ def _headers(context: CallContext) -> Headers:
 
 
 def _foreseen(error: Exception) -> ServiceError:
-    """What the client is told of `error`: nothing, when nobody foresaw it."""
+    """What the client is told of `error`: nothing of an unexpected one."""
     if isinstance(error, ServiceError):
         return error
     logger.exception("a call broke")

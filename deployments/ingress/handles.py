@@ -26,7 +26,7 @@ Fields = dict[str, Any]
 
 
 class HandleCalls:
-    """The methods behind `serve.get_app_handle(...)`. Each raises the `ServiceError` that keeps it from its first frame.
+    """The methods of `serve.get_app_handle(...)`. Each raises the `ServiceError` that keeps it from its first frame.
 
     After that an error is a frame, but for `Draining`, which is raised when the process stops: `resume` goes on elsewhere.
     """
@@ -47,7 +47,7 @@ class HandleCalls:
     async def resume(
         self, stream: str, after: str | None, api_key: str | None
     ) -> AsyncGenerator[Fields, None]:
-        """The frames of a stream behind a cursor, live to the end."""
+        """The frames of a stream after a cursor, live to the end."""
         wanted = {"stream": stream, "after": after}
         return _frames(await reopen_stream(self._service, wanted, self._owner(api_key)))
 

@@ -1,6 +1,6 @@
 """Which replicas of a deployment this process may call, and which of them have fallen silent.
 
-Serve makes the request router itself and tells nobody else which replicas there are, so the directories are found by name.
+Serve makes the request router itself and tells only it which replicas there are, so the directories are found by name.
 The router publishes (from whichever thread it runs in), the generator clients of the process subscribe.
 """
 
@@ -32,7 +32,7 @@ class ReplicaDirectory:
 
     @property
     def answering(self) -> frozenset[str]:
-        """The replicas that Serve lists and that nobody has found silent."""
+        """The replicas that Serve lists and that are not silent."""
         return self._replicas - self._silent
 
     def publish(self, replicas: Iterable[str]) -> None:

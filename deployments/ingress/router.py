@@ -1,7 +1,7 @@
 """How a call finds its replica: by load, or by name.
 
 A call with a `session_id` goes to the replica of that unique id, as those do that ask where it can be linked to. All others go
-to the one with the fewest calls under way.
+to the one with the fewest open calls.
 
 Serve ships the router class by value, so a class or a variable of this module is another one in every process that routes:
 what must be shared lives in `deployments.ingress.replicas`.
@@ -18,7 +18,7 @@ from deployments.ingress.replicas import ReplicaDirectory, ReplicaGone, director
 
 
 class ReplicaRouter(RequestRouter):
-    """Serve's request router of the deployments behind the ingress. Publishes the replicas of one in its directory."""
+    """Serve's request router of the deployments that the ingress calls. Publishes the replicas of one in its directory."""
 
     _directory: ReplicaDirectory
 

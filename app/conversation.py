@@ -127,7 +127,18 @@ class Conversation:
         elif len(self._tasks) >= self._limits.max_pending_messages:
             self._refuse(message, _too_busy(self._limits.max_pending_messages))
         elif isinstance(message, Generate | Resume):
-            self._open(message)
+            most = self._limits.max_streams_per_connection
+            if len(self._readings) + self._opening >= most:
+                error = TooManyStreams(
+                    f"This connection already has {most} open streams, the maximum.",
+                    retry_after_s=_RETRY_AFTER_S,
+                )
+                self._refuse(message, error)
+                return
+            self._opening += 1
+            task = self._spawn(message)
+            self._openings.add(task)
+            task.add_done_callback(self._openings.discard)
         else:
             self._spawn(message)
 
@@ -175,20 +186,6 @@ class Conversation:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # Messages.
-
-    def _open(self, message: Generate | Resume) -> None:
-        most = self._limits.max_streams_per_connection
-        if len(self._readings) + self._opening >= most:
-            error = TooManyStreams(
-                f"This connection already has {most} open streams, the maximum.",
-                retry_after_s=_RETRY_AFTER_S,
-            )
-            self._refuse(message, error)
-            return
-        self._opening += 1
-        task = self._spawn(message)
-        self._openings.add(task)
-        task.add_done_callback(self._openings.discard)
 
     def _spawn(self, message: Generate | StreamMessage) -> asyncio.Task[None]:
         """Carries the message out in a task, after what earlier messages asked of the same stream."""

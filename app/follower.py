@@ -65,8 +65,25 @@ class Follower:
 
     async def _run(self, stream: Stream) -> None:
         """Follows the stream to its end. Its readers are cut off when the store, which may know more of it, does not answer."""
+        backoff = Backoff(RETRY_S, sleep=self._clock.sleep)
+        deserted_s = 0.0
         try:
-            await self._follow(stream)
+            while stream.ending is None and deserted_s < WATCHED_S and not stream.readers.are_cut_off:
+                try:
+                    excerpt = await self._store.read(stream.id, stream.counts, FOLLOW_WAIT_S)
+                    stream.absorb(excerpt)
+                    orphaned = excerpt.orphaned and not stream.readers.are_cut_off
+                    if orphaned and await self._producer.take(stream):
+                        self.streams.pop(stream.id, None)
+                        await self._producer.finish(stream)
+                        return
+                except (StoreUnavailable, StreamNotFound, StreamExpired):
+                    if stream.produced_here or backoff.waited_s >= STORE_PATIENCE_S:
+                        raise
+                    await backoff.pause()
+                    continue
+                backoff.reset()
+                deserted_s = 0.0 if stream.readers else deserted_s + FOLLOW_WAIT_S
         except StoreUnavailable as error:
             logger.warning("the stream %s can't be followed: %s", stream.id, error.message)
             stream.readers.cut_off()
@@ -75,23 +92,3 @@ class Follower:
         finally:
             if self.streams.get(stream.id) is stream:
                 del self.streams[stream.id]
-
-    async def _follow(self, stream: Stream) -> None:
-        backoff = Backoff(RETRY_S, sleep=self._clock.sleep)
-        deserted_s = 0.0
-        while stream.ending is None and deserted_s < WATCHED_S and not stream.readers.are_cut_off:
-            try:
-                excerpt = await self._store.read(stream.id, stream.counts, FOLLOW_WAIT_S)
-                stream.absorb(excerpt)
-                orphaned = excerpt.orphaned and not stream.readers.are_cut_off
-                if orphaned and await self._producer.take(stream):
-                    self.streams.pop(stream.id, None)
-                    await self._producer.finish(stream)
-                    return
-            except (StoreUnavailable, StreamNotFound, StreamExpired):
-                if stream.produced_here or backoff.waited_s >= STORE_PATIENCE_S:
-                    raise
-                await backoff.pause()
-                continue
-            backoff.reset()
-            deserted_s = 0.0 if stream.readers else deserted_s + FOLLOW_WAIT_S

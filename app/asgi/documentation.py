@@ -42,22 +42,19 @@ def _operation(document: Mapping[str, Any], path: str, method: str, operation: M
         f'<section id="{escape(operation["operationId"])}">\n',
         f"<h2><code>{method.upper()} {escape(path)}</code></h2>\n",
         f"<p><b>{_text(operation['summary'])}.</b> {_text(operation.get('description', ''))}</p>\n",
-        _parameters(document, operation),
-        _request(document, path, operation),
     ]
-    for status, response in operation["responses"].items():
-        parts.append(_response(document, str(status), response))
-    return "".join([*parts, "</section>\n"])
-
-
-def _parameters(document: Mapping[str, Any], operation: Mapping[str, Any]) -> str:
     rows = "".join(
         f"<tr><td><code>{escape(parameter['name'])}</code></td><td>{escape(parameter['in'])}</td>"
         f"<td>{_text(parameter['description'])}</td></tr>\n"
         for parameter in operation.get("parameters", [])
         if "description" in parameter
     )
-    return rows and f"<table><tr><th>parameter</th><th>in</th><th>meaning</th></tr>\n{rows}</table>\n"
+    if rows:
+        parts.append(f"<table><tr><th>parameter</th><th>in</th><th>meaning</th></tr>\n{rows}</table>\n")
+    parts.append(_request(document, path, operation))
+    for status, response in operation["responses"].items():
+        parts.append(_response(document, str(status), response))
+    return "".join([*parts, "</section>\n"])
 
 
 def _request(document: Mapping[str, Any], path: str, operation: Mapping[str, Any]) -> str:
@@ -101,17 +98,12 @@ def _type(document: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     name = str(schema.get("type", "any"))
     if name == "array":
         return f"list of {_type(document, schema.get('items', {}))}"
-    return f"{name}{_range(schema)}"
-
-
-def _range(schema: Mapping[str, Any]) -> str:
-    """The range of a number, if it has one: `, 0 to 2`, `, above 0`, `, at least 1`."""
     low, above, high = schema.get("minimum"), schema.get("exclusiveMinimum"), schema.get("maximum")
     if above is not None:
-        return f", above {above}" + (f" to {high}" if high is not None else "")
+        return f"{name}, above {above}" + (f" to {high}" if high is not None else "")
     if low is not None:
-        return f", {low} to {high}" if high is not None else f", at least {low}"
-    return f", at most {high}" if high is not None else ""
+        return f"{name}, {low} to {high}" if high is not None else f"{name}, at least {low}"
+    return name if high is None else f"{name}, at most {high}"
 
 
 def _response(document: Mapping[str, Any], status: str, response: Mapping[str, Any]) -> str:

@@ -51,7 +51,20 @@ class Outlet:
         except Exception as error:
             self.end(error)
         else:
-            self._blocked = self._loop.create_task(self._finish(Resumed(steps, waiting_on), on_written))
+
+            async def finish() -> None:
+                try:
+                    await Resumed(steps, waiting_on)
+                except Exception as error:
+                    self.end(error)
+                    return
+                self._blocked = None
+                if self._stall_timer is not None:
+                    self._stall_timer.cancel()
+                on_written()
+                self._on_free()
+
+            self._blocked = self._loop.create_task(finish())
             self._stall_timer = self._loop.call_later(self._stall_timeout_s, self._stalled)
 
     def end(self, error: Exception | None = None) -> None:
@@ -68,18 +81,6 @@ class Outlet:
         for waiting in (self._stall_timer, self._blocked):
             if waiting is not None:
                 waiting.cancel()
-
-    async def _finish(self, sending: Resumed, on_written: Callable[[], None]) -> None:
-        try:
-            await sending
-        except Exception as error:
-            self.end(error)
-            return
-        self._blocked = None
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-        on_written()
-        self._on_free()
 
     def _stalled(self) -> None:
         self._on_stalled()

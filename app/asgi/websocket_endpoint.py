@@ -142,7 +142,15 @@ class Connection:
             return
         self._writing = True
         try:
-            self._write_ready()
+            while self._outlet.free:
+                if self._backlog:
+                    message = {"type": "websocket.send", "text": self._backlog.popleft()}
+                    self._outlet.drive(self._send, message, _nothing)
+                elif taken := self._conversation.take():
+                    self._backlog.extend(map(message_json, taken))
+                else:
+                    self._close_if_needed()
+                    break
         except Exception:
             logger.exception("what a WebSocket was to be sent could not be written")
             self._backlog.clear()
@@ -150,17 +158,6 @@ class Connection:
             self._close_if_needed()
         finally:
             self._writing = False
-
-    def _write_ready(self) -> None:
-        outlet, backlog = self._outlet, self._backlog
-        while outlet.free:
-            if backlog:
-                outlet.drive(self._send, {"type": "websocket.send", "text": backlog.popleft()}, _nothing)
-            elif taken := self._conversation.take():
-                backlog.extend(map(message_json, taken))
-            else:
-                self._close_if_needed()
-                return
 
     def _close_if_needed(self) -> None:
         error = self._error or self._conversation.ending

@@ -122,9 +122,20 @@ class _ChunkEncoder(ABC):
             return self._full_delta(frame)
         if isinstance(frame, Start):
             return self._begin(frame)
-        if isinstance(frame, End):
-            return self._finish(frame)
-        return error_event(frame.error)
+        if not isinstance(frame, End):
+            return error_event(frame.error)
+        self._completion_tokens = frame.usage.completion_tokens
+        chunks = []
+        for choice in frame.choices:
+            finish_reason, stop_reason = finish(choice)
+            chunk = (
+                f'{{"index":{choice.index},{self._nothing},"logprobs":null,"finish_reason":"{finish_reason}",'
+                f'"stop_reason":{_json(stop_reason)}}}'
+            )
+            chunks.append(self._chunk(chunk, seed=True))
+        if self._include_usage:
+            chunks.append(f'{self._head}],"usage":{_json(usage_object(frame.usage))}}}\n\n')
+        return "".join(chunks) + sse.DONE.decode()
 
     def _begin(self, start: Start) -> str:
         self._prompt_tokens = start.prompt_tokens
@@ -137,20 +148,6 @@ class _ChunkEncoder(ABC):
         usage = ',"usage":null' if self._include_usage else ""
         self._tail = f',"finish_reason":null}}]{usage}}}\n\n'
         return self._opening_chunks()
-
-    def _finish(self, end: End) -> str:
-        self._completion_tokens = end.usage.completion_tokens
-        chunks = []
-        for choice in end.choices:
-            finish_reason, stop_reason = finish(choice)
-            chunk = (
-                f'{{"index":{choice.index},{self._nothing},"logprobs":null,"finish_reason":"{finish_reason}",'
-                f'"stop_reason":{_json(stop_reason)}}}'
-            )
-            chunks.append(self._chunk(chunk, seed=True))
-        if self._include_usage:
-            chunks.append(f'{self._head}],"usage":{_json(usage_object(end.usage))}}}\n\n')
-        return "".join(chunks) + sse.DONE.decode()
 
     def _full_delta(self, delta: Delta) -> str:
         self._completion_tokens += delta.tokens

@@ -111,7 +111,13 @@ class ChatCompletionBody(_OpenAIBody):
         self._check_dialect()
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequest("top_logprobs is only allowed when logprobs is true.", param="top_logprobs")
-        max_tokens, max_tokens_param = self._max_tokens()
+        max_tokens, max_tokens_param = self.max_tokens, "max_tokens"
+        if self.max_completion_tokens is not None:
+            if self.max_tokens not in (None, self.max_completion_tokens):
+                raise InvalidRequest(
+                    "max_tokens and max_completion_tokens differ; send one of them.", param="max_tokens"
+                )
+            max_tokens, max_tokens_param = self.max_completion_tokens, "max_completion_tokens"
         return self._request(
             limits,
             default_model,
@@ -122,15 +128,6 @@ class ChatCompletionBody(_OpenAIBody):
             stream=self.stream,
             messages=to_messages(self.messages),
         )
-
-    def _max_tokens(self) -> tuple[int | None, str]:
-        if self.max_completion_tokens is None:
-            return self.max_tokens, "max_tokens"
-        if self.max_tokens not in (None, self.max_completion_tokens):
-            raise InvalidRequest(
-                "max_tokens and max_completion_tokens differ; send one of them.", param="max_tokens"
-            )
-        return self.max_completion_tokens, "max_completion_tokens"
 
 
 def _one_prompt(value: object) -> object:

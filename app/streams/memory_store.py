@@ -120,7 +120,12 @@ class MemoryStreamStore:
     async def renew(self, producer: str, wait_s: float) -> list[Order]:
         self._renew(producer)
         self._offer_orphans(producer)
-        self._repeat_change_orders(producer)
+        for stream_id, ordered_s in list(self._changing.items()):
+            stream = self._streams.get(stream_id)
+            if stream is None or not stream.change_orders:
+                del self._changing[stream_id]
+            elif stream.producer == producer and ordered_s + ORDER_AGAIN_S <= self._clock.monotonic():
+                self._order_changes(stream)  # the producer has not made them: the order may be lost
         orders = self._orders[producer]
         if not orders and wait_s > 0:
             ordered = self._renewing[producer] = Wakeup()
@@ -228,15 +233,6 @@ class MemoryStreamStore:
             self._order(stream.producer, order)
         if stream.change_orders:
             self._changing[stream.record.id] = self._clock.monotonic()
-
-    def _repeat_change_orders(self, producer: str) -> None:
-        """Orders the changes again that the producer has not made after `ORDER_AGAIN_S`."""
-        for stream_id, ordered_s in list(self._changing.items()):
-            stream = self._streams.get(stream_id)
-            if stream is None or not stream.change_orders:
-                del self._changing[stream_id]
-            elif stream.producer == producer and ordered_s + ORDER_AGAIN_S <= self._clock.monotonic():
-                self._order_changes(stream)
 
     def _offer_orphans(self, producer: str) -> None:
         """Orders the producer to adopt orphaned streams that go on without a reader, each at most once in `lease_s`."""

@@ -6,7 +6,7 @@ What a reader has not taken stays in the stream as tokens, so a reader that is s
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
 from app.errors import InvalidCursor, draining
@@ -91,7 +91,11 @@ class Reader:
             if begin >= end:
                 continue
             if choice.edits:
-                frames += self._edited(index, begin, end, lonely)
+                # Steered tokens have deltas of their own.
+                for first, last, steered in choice.steered_runs(begin, end):
+                    text = choice.text(first, last)
+                    if text or lonely or steered or last < end:
+                        frames.append(self._delta(index, first, last, text, steered))
                 continue
             text = choice.text(begin, end)
             if text or lonely:
@@ -205,14 +209,6 @@ class Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _edited(self, index: int, begin: int, end: int, lonely: bool) -> Iterator[Delta]:
-        """The deltas of a choice with edits; steered tokens have deltas of their own."""
-        choice = self.stream.choices[index]
-        for first, last, steered in choice.steered_runs(begin, end):
-            text = choice.text(first, last)
-            if text or lonely or steered or last < end:
-                yield self._delta(index, first, last, text, steered)
 
     def _shown(self, choice: Choice) -> int:
         """How far deltas go. A token without text that ended the choice is left to the terminal frame: see `knows_end`."""

@@ -97,20 +97,17 @@ class StreamDetokenizer:
         if not piece:
             return ""
         if isinstance(piece, bytes):
-            return self._push_bytes(piece)
+            before = self._release()
+            if not self._context:
+                # Something stands before the next token now, so it is not the first of a text any more.
+                self._restart(self._vocabulary.plain_token)
+            return before + self._characters.push(piece)
         if self._characters.pending:
             return self._characters.flush() + self._advance(token_id)
         return self._advance(token_id)
 
     def flush(self) -> str:
         return self._release() + self._characters.flush()
-
-    def _push_bytes(self, data: bytes) -> str:
-        before = self._release()
-        if not self._context:
-            # Something stands before the next token now, so it is not the first of a text any more.
-            self._restart(self._vocabulary.plain_token)
-        return before + self._characters.push(data)
 
     def _advance(self, token_id: int) -> str:
         self._held.append(token_id)

@@ -7,8 +7,8 @@ for each id of the tokenizer. It never raises for an id, however wrong: an id th
 from __future__ import annotations
 
 import functools
-import itertools
 import re
+from contextlib import suppress
 
 from tokenizers import Tokenizer, decoders
 
@@ -69,16 +69,20 @@ class Vocabulary:
         content = self.content(token_id)
         if content is None:
             return ""
-        piece: str | bytes = "" if content in self._special else _whole(self._spelled_bytes(content))
+        piece: str | bytes = b"" if content in self._special else self._spelled_bytes(content)
+        with suppress(UnicodeDecodeError):
+            piece = piece.decode()
         self.seen[token_id] = piece
         return piece
 
     @functools.cached_property
     def plain_token(self) -> list[int]:
         """One token that is a word or a letter and nothing peculiar, to stand for "some text"; empty if there is none."""
-        ids = range(self.tokenizer.get_vocab_size())
-        plain = (token_id for token_id in ids if self.is_text(token_id) and self._reads_plainly(token_id))
-        return list(itertools.islice(plain, 1))
+        for token_id in range(self.tokenizer.get_vocab_size()):
+            text = self.tokenizer.decode([token_id]) if self.is_text(token_id) else ""
+            if text.isascii() and text.isalpha():
+                return [token_id]
+        return []
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that the token stands for, special tokens included as they are written."""
@@ -103,10 +107,6 @@ class Vocabulary:
         twice = self.tokenizer.decode([token_id, token_id], skip_special_tokens=False)
         return twice[len(once) :] if twice.startswith(once) and len(twice) > len(once) else once
 
-    def _reads_plainly(self, token_id: int) -> bool:
-        text = self.tokenizer.decode([token_id])
-        return bool(text.isascii() and text.isalpha())
-
     def _is_byte(self, content: str) -> bool:
         return (
             self._byte_fallback and content not in self._added and _BYTE_TOKEN.fullmatch(content) is not None
@@ -118,13 +118,6 @@ class Vocabulary:
         if self.byte_level and content not in self._added and all(char in _ALPHABET for char in content):
             return bytes(_ALPHABET[char] for char in content)
         return content.encode()
-
-
-def _whole(data: bytes) -> str | bytes:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return data
 
 
 @functools.lru_cache(maxsize=16)

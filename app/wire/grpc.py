@@ -202,7 +202,19 @@ def to_message(frame: Frame) -> pb.Frame:
         )
         return pb.Frame(cursor=frame.cursor, start=start)
     if isinstance(frame, End):
-        return pb.Frame(cursor=frame.cursor, end=_end(frame))
+        timings = frame.timings
+        end = pb.End(
+            choices=[_choice_end(choice) for choice in frame.choices],
+            usage=_usage(frame.usage),
+            timings=pb.Timings(
+                queue_ms=timings.queue_ms,
+                ttft_ms=timings.ttft_ms,
+                total_ms=timings.total_ms,
+                tokens_per_s=timings.tokens_per_s,
+            ),
+            text_sha256=frame.text_sha256,
+        )
+        return pb.Frame(cursor=frame.cursor, end=end)
     return pb.Frame(cursor=frame.cursor, error=pb.Error(error=_error(frame.error)))
 
 
@@ -238,21 +250,6 @@ def _logprob(logprob: Logprob) -> pb.Logprob:
             )
             for top in logprob.top_logprobs
         ],
-    )
-
-
-def _end(frame: End) -> pb.End:
-    timings = frame.timings
-    return pb.End(
-        choices=[_choice_end(choice) for choice in frame.choices],
-        usage=_usage(frame.usage),
-        timings=pb.Timings(
-            queue_ms=timings.queue_ms,
-            ttft_ms=timings.ttft_ms,
-            total_ms=timings.total_ms,
-            tokens_per_s=timings.tokens_per_s,
-        ),
-        text_sha256=frame.text_sha256,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -27,6 +28,10 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 def this_machine() -> Machine:
+    packages = {}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            packages[package] = metadata.version(package)
     facts = Path("/proc/cpuinfo").read_text().splitlines()
     models = (fact.split(":", 1)[1].strip() for fact in facts if fact.startswith("model name"))
     return Machine(
@@ -35,16 +40,6 @@ def this_machine() -> Machine:
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         kernel=platform.release(),
         python=platform.python_version(),
-        packages=_versions(),
+        packages=packages,
         load=os.getloadavg()[0],
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -67,15 +67,14 @@ def role_of(process: Process) -> str:
 def roles_of(processes: Mapping[ProcessKey, Process]) -> dict[ProcessKey, str]:
     """The role of each process; a process whose title has no role has that of its parent."""
     by_pid = {key.pid: process for key, process in processes.items()}
-    return {key: _inherited_role(process, by_pid) for key, process in processes.items()}
-
-
-def _inherited_role(process: Process, by_pid: Mapping[int, Process]) -> str:
-    seen = set()
-    while (role := role_of(process)) == SERVER and process.key.pid not in seen and process.parent in by_pid:
-        seen.add(process.key.pid)
-        process = by_pid[process.parent]
-    return role
+    roles = {}
+    for key, process in processes.items():
+        seen = set()
+        while (role := role_of(process)) == SERVER and process.key.pid not in seen:
+            seen.add(process.key.pid)
+            process = by_pid.get(process.parent, process)
+        roles[key] = role
+    return roles
 
 
 def in_order(roles: set[str]) -> list[str]:

@@ -129,11 +129,11 @@ class Conversation:
         elif isinstance(message, Generate | Resume):
             most = self._limits.max_streams_per_connection
             if len(self._readings) + self._opening >= most:
-                error = TooManyStreams(
+                too_many = TooManyStreams(
                     f"This connection already has {most} open streams, the maximum.",
                     retry_after_s=_RETRY_AFTER_S,
                 )
-                self._refuse(message, error)
+                self._refuse(message, too_many)
                 return
             self._opening += 1
             task = self._spawn(message)

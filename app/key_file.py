@@ -64,7 +64,16 @@ def read_keys(path: Path) -> list[KeyEntry]:
         entries = msgspec.json.decode(raw, type=KeyList).keys
     except msgspec.DecodeError as error:
         raise KeyFileError(f"{path} is not a file of keys: {error}") from None
-    _check(entries, path)
+    names: set[str] = set()
+    for index, entry in enumerate(entries):
+        place = f"{path}: keys[{index}]"
+        if _NAME.fullmatch(entry.name) is None:
+            raise KeyFileError(f"{place}.name is not a name")
+        if entry.name in names:
+            raise KeyFileError(f"{place}.name: there are two keys named {entry.name}")
+        if _SHA256.fullmatch(entry.sha256) is None:
+            raise KeyFileError(f"{place}.sha256 is not a SHA-256 digest in lower-case hexadecimal")
+        names.add(entry.name)
     return entries
 
 
@@ -89,19 +98,6 @@ def create_key(path: Path, name: str) -> str:
     except OSError as error:
         raise KeyFileError(f"{path} can't be written: {error.strerror}") from None
     return key
-
-
-def _check(entries: list[KeyEntry], path: Path) -> None:
-    names: set[str] = set()
-    for index, entry in enumerate(entries):
-        place = f"{path}: keys[{index}]"
-        if _NAME.fullmatch(entry.name) is None:
-            raise KeyFileError(f"{place}.name is not a name")
-        if entry.name in names:
-            raise KeyFileError(f"{place}.name: there are two keys named {entry.name}")
-        if _SHA256.fullmatch(entry.sha256) is None:
-            raise KeyFileError(f"{place}.sha256 is not a SHA-256 digest in lower-case hexadecimal")
-        names.add(entry.name)
 
 
 @contextlib.contextmanager

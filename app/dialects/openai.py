@@ -121,7 +121,16 @@ class _ChunkEncoder(ABC):
         if isinstance(frame, Delta):
             return self._full_delta(frame)
         if isinstance(frame, Start):
-            return self._begin(frame)
+            self._prompt_tokens = frame.prompt_tokens
+            self._seed = frame.seed
+            self._head = (
+                f'data: {{"id":{encode_basestring(self._id(frame.stream))},"object":"{self._object}",'
+                f'"created":{frame.created},"model":{encode_basestring(frame.model)},'
+                f'"stream_id":{encode_basestring(frame.stream)},"choices":['
+            )
+            usage = ',"usage":null' if self._include_usage else ""
+            self._tail = f',"finish_reason":null}}]{usage}}}\n\n'
+            return self._opening_chunks()
         if not isinstance(frame, End):
             return error_event(frame.error)
         self._completion_tokens = frame.usage.completion_tokens
@@ -136,18 +145,6 @@ class _ChunkEncoder(ABC):
         if self._include_usage:
             chunks.append(f'{self._head}],"usage":{_json(usage_object(frame.usage))}}}\n\n')
         return "".join(chunks) + sse.DONE.decode()
-
-    def _begin(self, start: Start) -> str:
-        self._prompt_tokens = start.prompt_tokens
-        self._seed = start.seed
-        self._head = (
-            f'data: {{"id":{encode_basestring(self._id(start.stream))},"object":"{self._object}",'
-            f'"created":{start.created},"model":{encode_basestring(start.model)},'
-            f'"stream_id":{encode_basestring(start.stream)},"choices":['
-        )
-        usage = ',"usage":null' if self._include_usage else ""
-        self._tail = f',"finish_reason":null}}]{usage}}}\n\n'
-        return self._opening_chunks()
 
     def _full_delta(self, delta: Delta) -> str:
         self._completion_tokens += delta.tokens

@@ -41,8 +41,11 @@ class _Pattern:
                 state = borders[state - 1]
             if string[state] == char:
                 state += 1
-                if state > len(borders):
-                    self._extend()
+                if state > len(borders):  # the table of borders grows with the longest prefix that was seen
+                    border = borders[-1]
+                    while border and string[border] != char:
+                        border = borders[border - 1]
+                    borders.append(border + 1 if string[border] == char else 0)
             i += 1
             if state == len(string):
                 state = borders[state - 1]
@@ -51,13 +54,6 @@ class _Pattern:
                     return i
         self.state = state
         return -1
-
-    def _extend(self) -> None:
-        string, borders = self.string, self._borders
-        char, border = string[len(borders)], borders[-1]
-        while border and string[border] != char:
-            border = borders[border - 1]
-        borders.append(border + 1 if string[border] == char else 0)
 
 
 class StopMatcher:

@@ -69,9 +69,10 @@ class Vocabulary:
         content = self.content(token_id)
         if content is None:
             return ""
-        piece: str | bytes = b"" if content in self._special else self._spelled_bytes(content)
+        data = b"" if content in self._special else self._spelled_bytes(content)
+        piece: str | bytes = data
         with suppress(UnicodeDecodeError):
-            piece = piece.decode()
+            piece = data.decode()
         self.seen[token_id] = piece
         return piece
 

@@ -60,13 +60,20 @@ class Ingress:
         self._settings = settings
         self._name = f"{serve.get_replica_context().replica_id.unique_id}-{secrets.token_hex(4)}"
         self._links: list[ReplicaLinks] = []
-        self._generators = {name: self._generator_client(name, handle) for name, handle in generators.items()}
-        models = {
-            model.name: Model(
-                model, TokenizerClient(self._link(tokenizers[model.name])), self._generators[model.name]
+        self._generators: dict[str, GeneratorClient] = {}
+        models: dict[str, Model] = {}
+        for model in settings.models:
+            handle = generators[model.name]
+            generator = self._generators[model.name] = GeneratorClient(
+                self._link(handle),
+                directory_of(handle.app_name, handle.deployment_name),
+                ingress=self._name,
+                sequences_per_replica=model.sequences_per_replica,
+                accept_timeout_s=model.accept_timeout_s,
+                silence_timeout_s=settings.streams.stall_timeout_s,
             )
-            for model in settings.models
-        }
+            tokenizer = TokenizerClient(self._link(tokenizers[model.name]))
+            models[model.name] = Model(model, tokenizer, generator)
         self._close_store: Callable[[], Awaitable[None]] | None = None
         self._running: asyncio.Task[None] | None = None
         self._service = GenerationService(settings, models, self._stream_store(store), ingress=self._name)
@@ -195,14 +202,3 @@ class Ingress:
         link = links_to(handle)
         self._links.append(link)
         return link
-
-    def _generator_client(self, name: str, handle: DeploymentHandle[Any]) -> GeneratorClient:
-        model = next(model for model in self._settings.models if model.name == name)
-        return GeneratorClient(
-            self._link(handle),
-            directory_of(handle.app_name, handle.deployment_name),
-            ingress=self._name,
-            sequences_per_replica=model.sequences_per_replica,
-            accept_timeout_s=model.accept_timeout_s,
-            silence_timeout_s=self._settings.streams.stall_timeout_s,
-        )

@@ -95,8 +95,18 @@ class Conversation:
         """Shows the answer and adds it to the messages, also a part of one; returns the exit code."""
         messages = [*self._messages, {"role": "user", "content": question}]
         texts: list[str] = []
+        fields: RequestFields = {**self._fields, "messages": messages}
+
+        async def show() -> None:
+            async with self._client.generate(**fields) as stream:
+                with Display() as display:
+                    async for frame in stream:
+                        if isinstance(frame, Delta) and frame.text:
+                            texts.append(frame.text)
+                        display.show(frame)
+
         try:
-            self._runner.run(self._stream(messages, texts))
+            self._runner.run(show())
         except KeyboardInterrupt:
             click.echo("(cancelled)", err=True)
         except ClientError as error:
@@ -106,12 +116,3 @@ class Conversation:
             if texts:
                 self._messages = [*messages, {"role": "assistant", "content": "".join(texts)}]
         return 0
-
-    async def _stream(self, messages: list[dict[str, str]], texts: list[str]) -> None:
-        fields: RequestFields = {**self._fields, "messages": messages}
-        async with self._client.generate(**fields) as stream:
-            with Display() as display:
-                async for frame in stream:
-                    if isinstance(frame, Delta) and frame.text:
-                        texts.append(frame.text)
-                    display.show(frame)

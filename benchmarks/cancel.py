@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,21 +66,18 @@ async def ingress_addresses() -> list[str]:
     async with httpx.AsyncClient(timeout=5) as client:
         found: list[str] = []
         for _ in range(100):
-            found = [f"http://127.0.0.1:{port}" for port in INGRESS_PORTS if await _is_healthy(client, port)]
+            found = []
+            for port in INGRESS_PORTS:
+                with suppress(httpx.HTTPError, ValueError):
+                    answer = await client.get(f"http://127.0.0.1:{port}/health")
+                    if answer.json() == {"status": "ok"}:
+                        found.append(f"http://127.0.0.1:{port}")
             if len(found) == 2:
                 break
             await asyncio.sleep(0.2)
         else:
             raise SystemExit(f"two ingress processes must answer, and {len(found)} did: {found}")
     return found
-
-
-async def _is_healthy(client: httpx.AsyncClient, port: int) -> bool:
-    try:
-        answer = await client.get(f"http://127.0.0.1:{port}/health")
-        return bool(answer.json() == {"status": "ok"})
-    except (httpx.HTTPError, ValueError):
-        return False
 
 
 async def start(client: httpx.AsyncClient, producer: str) -> str:

@@ -6,6 +6,8 @@ import ast
 import re
 import sys
 import tomllib
+from collections import Counter
+from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -27,6 +29,7 @@ TESTS = [path for folder in ("examples", "tests") for path in sorted((ROOT / fol
 
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 70
+MAX_ONE_CALLER_SHARE = 0.08
 EMPTY_NAMES = {"util", "utils", "common", "helper", "helpers", "manager", "misc"}
 
 
@@ -61,6 +64,39 @@ def test_functions_are_short() -> None:
                 if lines > MAX_FUNCTION_LINES:
                     long.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name} has {lines} lines")
     assert not long, "\n".join(long)
+
+
+def test_few_helpers_have_a_single_caller() -> None:
+    """A private function that is called once, and named nowhere else, is worth its name only if it is a thought of its own."""
+    trees = {path: ast.parse(path.read_text("utf-8")) for path in SOURCES if "pb2" not in path.name}
+    named = {path: Counter(_names(tree)) for path, tree in trees.items()}
+    everywhere = sum(named.values(), Counter[str]())
+    functions = 0
+    helpers = []
+    for path, tree in trees.items():
+        called = Counter(
+            name for node in ast.walk(tree) if isinstance(node, ast.Call) for name in _name(node.func)
+        )
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                functions += 1
+                private = node.name.startswith("_") and not node.name.startswith("__")
+                if private and everywhere[node.name] == called[node.name] == 1:
+                    helpers.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}")
+    share = len(helpers) / functions
+    assert share <= MAX_ONE_CALLER_SHARE, f"{share:.1%} of {functions} functions:\n" + "\n".join(helpers)
+
+
+def _names(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        yield from _name(node)
+
+
+def _name(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Name):
+        yield node.id
+    elif isinstance(node, ast.Attribute):
+        yield node.attr
 
 
 def test_names_of_modules_say_what_is_in_them() -> None:

@@ -37,7 +37,9 @@ class RequestBoundary:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(scope)
+        given = (value for name, value in scope["headers"] if name == _REQUEST_ID)
+        sane = (bytes(value) for value in given if _SANE_REQUEST_ID.fullmatch(value))
+        request_id = next(sane, None) or f"req_{secrets.token_hex(12)}".encode()
         started = False
 
         async def send_marked(message: Message) -> None:
@@ -55,10 +57,3 @@ class RequestBoundary:
             logger.exception("request %s failed", request_id.decode())
             if not started:
                 await error_response(unexpected())(scope, receive, send_marked)
-
-
-def _request_id(scope: Scope) -> bytes:
-    for name, value in scope["headers"]:
-        if name == _REQUEST_ID and _SANE_REQUEST_ID.fullmatch(value):
-            return bytes(value)
-    return f"req_{secrets.token_hex(12)}".encode()

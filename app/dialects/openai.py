@@ -119,7 +119,13 @@ class _ChunkEncoder(ABC):
 
     def _other(self, frame: Frame) -> str:
         if isinstance(frame, Delta):
-            return self._full_delta(frame)
+            self._completion_tokens += frame.tokens
+            logprobs = "null" if frame.logprobs is None else self._logprobs(frame.index, frame.logprobs)
+            token_ids = "" if frame.token_ids is None else f',"token_ids":{_json(frame.token_ids)}'
+            return self._chunk(
+                f'{{"index":{frame.index},{self._text_opening}{encode_basestring(frame.text)}{self._text_closing},'
+                f'"logprobs":{logprobs},"finish_reason":null{token_ids}}}'
+            )
         if isinstance(frame, Start):
             self._prompt_tokens = frame.prompt_tokens
             self._seed = frame.seed
@@ -145,15 +151,6 @@ class _ChunkEncoder(ABC):
         if self._include_usage:
             chunks.append(f'{self._head}],"usage":{_json(usage_object(frame.usage))}}}\n\n')
         return "".join(chunks) + sse.DONE.decode()
-
-    def _full_delta(self, delta: Delta) -> str:
-        self._completion_tokens += delta.tokens
-        logprobs = "null" if delta.logprobs is None else self._logprobs(delta.index, delta.logprobs)
-        token_ids = "" if delta.token_ids is None else f',"token_ids":{_json(delta.token_ids)}'
-        return self._chunk(
-            f'{{"index":{delta.index},{self._text_opening}{encode_basestring(delta.text)}{self._text_closing},'
-            f'"logprobs":{logprobs},"finish_reason":null{token_ids}}}'
-        )
 
     def _chunk(self, choice: str, *, seed: bool = False) -> str:
         usage = ""

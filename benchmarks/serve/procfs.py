@@ -81,10 +81,17 @@ def family(processes: dict[int, Process], root: int, marker: str) -> dict[Proces
     for process in processes.values():
         children.setdefault(process.parent, []).append(process.key.pid)
     found: set[int] = set()
+
+    def carries_the_mark(pid: int) -> bool:
+        try:
+            return marker.encode() in (PROC / str(pid) / "environ").read_bytes()
+        except OSError:
+            return False
+
     waiting = [
         pid
         for pid, process in processes.items()
-        if pid == root or process.session == root or _carries(pid, marker)
+        if pid == root or process.session == root or carries_the_mark(pid)
     ]
     while waiting:
         pid = waiting.pop()
@@ -93,13 +100,6 @@ def family(processes: dict[int, Process], root: int, marker: str) -> dict[Proces
             waiting.extend(children.get(pid, ()))
     found.discard(os.getpid())
     return {processes[pid].key: processes[pid] for pid in found if pid in processes}
-
-
-def _carries(pid: int, marker: str) -> bool:
-    try:
-        return marker.encode() in (PROC / str(pid) / "environ").read_bytes()
-    except OSError:
-        return False
 
 
 def still_alive(keys: Iterable[ProcessKey]) -> list[ProcessKey]:

@@ -18,7 +18,13 @@ def render(result: BenchmarkResult) -> str:
     parts = [_introduction(result)]
     if measured:
         parts += [_delivery(measured), _cost(result, measured), _roles(measured), _idle(measured)]
-    parts += _model_ratio(result)
+    ours, theirs = (result.target(name) for name in MODEL_TARGETS)
+    if ours is not None and theirs is not None:
+        our_rate, their_rate = (
+            target.median(lambda run: run.observation.tokens_per_s) for target in (ours, theirs)
+        )
+        if our_rate and their_rate:
+            parts.append(f"tokens/s, {ours.title} over {theirs.title}: {our_rate / their_rate:.2f} x")
     parts += [
         f"{target.title}: failed: {(target.failure or '').splitlines()[0]}"
         for target in result.targets
@@ -119,17 +125,6 @@ def _idle(targets: Sequence[TargetResult]) -> str:
         idle_ms = {role: cpus * 1e3 for role, cpus in target.idle_cpus.items()}
         rows.append([target.title, *(_number(idle_ms.get(role), 1) for role in roles)])
     return table(["idle, CPU ms/s", *roles], rows)
-
-
-def _model_ratio(result: BenchmarkResult) -> list[str]:
-    ours, theirs = (result.target(name) for name in MODEL_TARGETS)
-    if ours is None or theirs is None:
-        return []
-    our_rate = ours.median(lambda run: run.observation.tokens_per_s)
-    their_rate = theirs.median(lambda run: run.observation.tokens_per_s)
-    if not our_rate or not their_rate:
-        return []
-    return [f"tokens/s, {ours.title} over {theirs.title}: {our_rate / their_rate:.2f} x"]
 
 
 def _number(value: float | None, digits: int) -> str:

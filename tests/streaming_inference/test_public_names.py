@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import subprocess
 import sys
@@ -33,6 +34,12 @@ def test_the_public_names_are_these() -> None:
     exec("from streaming_inference import *", found)
     assert found.keys() - {"__builtins__"} == set(NAMES)
     assert set(NAMES) <= set(dir(streaming_inference))
+
+
+def test_the_path_of_the_server_has_the_same_names() -> None:
+    client = importlib.import_module("app.client")
+    assert client.__all__ == streaming_inference.__all__
+    assert all(getattr(client, name) is getattr(streaming_inference, name) for name in NAMES)
 
 
 def test_another_name_is_an_error() -> None:

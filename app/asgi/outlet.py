@@ -19,14 +19,14 @@ class Outlet:
     """The writing side of one connection, up to its end. Used on one event loop.
 
     `over` is done when nothing more may be written: by `end`, by a `send` that failed, or because a socket took nothing for
-    `stall_timeout_s`, which `on_stalled` is told before. `on_free` is called when a socket that was full takes messages again.
+    `reader_stall_timeout_s`. `on_stalled` is called before that, and `on_free` when a full socket takes messages again.
     """
 
     def __init__(
-        self, *, stall_timeout_s: float, on_free: Callable[[], None], on_stalled: Callable[[], None]
+        self, *, reader_stall_timeout_s: float, on_free: Callable[[], None], on_stalled: Callable[[], None]
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._stall_timeout_s = stall_timeout_s
+        self._reader_stall_timeout_s = reader_stall_timeout_s
         self._on_free = on_free
         self._on_stalled = on_stalled
         self._blocked: asyncio.Task[None] | None = None
@@ -65,7 +65,7 @@ class Outlet:
                 self._on_free()
 
             self._blocked = self._loop.create_task(finish())
-            self._stall_timer = self._loop.call_later(self._stall_timeout_s, self._stalled)
+            self._stall_timer = self._loop.call_later(self._reader_stall_timeout_s, self._stalled)
 
     def end(self, error: Exception | None = None) -> None:
         """Nothing more is written. `error` is raised by `over`, unless it is an `OSError`, which is a client that went away."""

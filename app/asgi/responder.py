@@ -148,7 +148,7 @@ class Responder:
             reader,
             encoder,
             heartbeat_s=self._settings.streams.heartbeat_s,
-            stall_timeout_s=self._settings.limits.reader_stall_timeout_s,
+            reader_stall_timeout_s=self._settings.limits.reader_stall_timeout_s,
             on_over=on_over,
         )
 

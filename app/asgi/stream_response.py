@@ -41,7 +41,7 @@ _TIMER_SLACK_S = 0.002
 
 class StreamResponse(Response):
     """Server-sent events of one reader. `heartbeat_s` without a write gives a heartbeat; a socket that takes nothing for
-    `stall_timeout_s` is cut. `on_over` is called once, with whether the body was written to its end."""
+    `reader_stall_timeout_s` is cut. `on_over` is called once, with whether the body was written to its end."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class StreamResponse(Response):
         encoder: Encoder,
         *,
         heartbeat_s: float,
-        stall_timeout_s: float,
+        reader_stall_timeout_s: float,
         on_over: Callable[[bool], None] | None = None,
     ) -> None:
         self.status_code = 200
@@ -57,7 +57,7 @@ class StreamResponse(Response):
         self._reader = reader
         self._encoder = encoder
         self._heartbeat_s = heartbeat_s
-        self._stall_timeout_s = stall_timeout_s
+        self._reader_stall_timeout_s = reader_stall_timeout_s
         self._on_over = on_over
         self.init_headers(
             {
@@ -77,7 +77,7 @@ class StreamResponse(Response):
                 self._encoder,
                 scope.get(SERVER_SEND, send),
                 heartbeat_s=self._heartbeat_s,
-                stall_timeout_s=self._stall_timeout_s,
+                reader_stall_timeout_s=self._reader_stall_timeout_s,
             )
             try:
                 await delivery.run(send, head, receive)
@@ -93,7 +93,13 @@ class Delivery:
     """
 
     def __init__(
-        self, reader: Reader, encoder: Encoder, send: Send, *, heartbeat_s: float, stall_timeout_s: float
+        self,
+        reader: Reader,
+        encoder: Encoder,
+        send: Send,
+        *,
+        heartbeat_s: float,
+        reader_stall_timeout_s: float,
     ) -> None:
         self._reader = reader
         self._encoder = encoder
@@ -103,7 +109,9 @@ class Delivery:
         self._heartbeat_s = heartbeat_s
         self._loop = asyncio.get_running_loop()
         self._outlet = Outlet(
-            stall_timeout_s=stall_timeout_s, on_free=self._on_ready, on_stalled=self._note_stalled
+            reader_stall_timeout_s=reader_stall_timeout_s,
+            on_free=self._on_ready,
+            on_stalled=self._note_stalled,
         )
         self._beat_timer: asyncio.TimerHandle | None = None
         self._wrote_s = self._loop.time()

@@ -80,7 +80,7 @@ class WebSocketEndpoint:
             innermost_send(send),
             authorize=partial(self._service.owner_of, headers),
             max_message_bytes=self._settings.limits.max_body_bytes,
-            stall_timeout_s=self._settings.limits.reader_stall_timeout_s,
+            reader_stall_timeout_s=self._settings.limits.reader_stall_timeout_s,
         )
         try:
             await connection.run(receive)
@@ -104,14 +104,16 @@ class Connection:
         *,
         authorize: Callable[[], object],
         max_message_bytes: int,
-        stall_timeout_s: float,
+        reader_stall_timeout_s: float,
     ) -> None:
         self._conversation = conversation
         self._send = send
         self._authorize = authorize
         self._max_message_bytes = max_message_bytes
         self._outlet = Outlet(
-            stall_timeout_s=stall_timeout_s, on_free=self._on_ready, on_stalled=self._note_stalled
+            reader_stall_timeout_s=reader_stall_timeout_s,
+            on_free=self._on_ready,
+            on_stalled=self._note_stalled,
         )
         # What was taken together and could not be written together: no more than one frame or two of each stream.
         self._backlog: deque[str] = deque()

@@ -69,7 +69,7 @@ class GenerationServicer:
     def __init__(self, service: GenerationService, *, raises: bool) -> None:
         self._service = service
         self._raises = raises
-        self._stall_timeout_s = service.settings.limits.reader_stall_timeout_s
+        self._reader_stall_timeout_s = service.settings.limits.reader_stall_timeout_s
 
     async def generate(
         self, request: pb.GenerateRequest, context: CallContext
@@ -120,7 +120,7 @@ class GenerationServicer:
 
     async def _frames(self, reader: Reader, context: CallContext) -> AsyncGenerator[pb.Frame, None]:
         try:
-            with StallTimer(self._stall_timeout_s, reader.close) as stall:
+            with StallTimer(self._reader_stall_timeout_s, reader.close) as stall:
                 async with aclosing(_whole(reader, context)) as messages:
                     async for message in messages:
                         stall.begin()
@@ -143,7 +143,7 @@ class GenerationServicer:
             leaving.append(asyncio.ensure_future(conversation.close()))
 
         try:
-            with StallTimer(self._stall_timeout_s, leave) as stall:
+            with StallTimer(self._reader_stall_timeout_s, leave) as stall:
                 while not conversation.at_end:
                     ready.clear()
                     for addressed in conversation.take():

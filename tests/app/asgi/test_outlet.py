@@ -22,7 +22,7 @@ class Line:
         self.heard: list[str] = []
         self.gate = asyncio.Event()
         self.outlet = Outlet(
-            stall_timeout_s=30,
+            reader_stall_timeout_s=30,
             on_free=lambda: self.heard.append("free"),
             on_stalled=lambda: self.heard.append("stalled"),
         )

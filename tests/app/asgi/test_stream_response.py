@@ -52,7 +52,10 @@ class World:
         self, stream: Stream, socket: Socket, encoder: Encoder | None = None
     ) -> asyncio.Task[None]:
         response = StreamResponse(
-            stream.readers.join(), encoder or NativeSseEncoder(stream.id), heartbeat_s=10, stall_timeout_s=30
+            stream.readers.join(),
+            encoder or NativeSseEncoder(stream.id),
+            heartbeat_s=10,
+            reader_stall_timeout_s=30,
         )
         scope: Message = {"type": "http"}
         task = asyncio.ensure_future(response(scope, socket.receive, socket.send))

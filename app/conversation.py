@@ -37,7 +37,7 @@ from app.schema.client_messages import (
 )
 from app.schema.frames import Frame, Start, error_frame
 from app.schema.requests import GenerationRequest
-from app.schema.server_messages import Addressed, Pong, refusal
+from app.schema.server_messages import Addressed, Pong, error_reply
 from app.settings import Settings
 from app.streams.reader import Reader
 from app.streams.status import StreamStatus
@@ -145,7 +145,7 @@ class Conversation:
     def refuse(self, error: ServiceError, *, ref: str | None = None, stream: str | None = None) -> None:
         """Replies with `error` to a message that did not get as far as `accept`."""
         if self.ending is None and not self._closed:
-            self._reply(Addressed(refusal(error), stream, ref))
+            self._reply(Addressed(error_reply(error), stream, ref))
 
     async def finish(self) -> None:
         """No more messages will come: `at_end` from when those that came are carried out and no stream is read any more."""

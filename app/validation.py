@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails, from_json
 
 from app.errors import InvalidRequest
 from app.schema.client_messages import MESSAGE_TYPES, ClientMessage
-from app.schema.fields import REFUSAL
+from app.schema.fields import FIELD_ERROR
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -89,7 +89,7 @@ def _field_name(location: list[Any], body: object, *, missing: bool) -> str | No
 
 def _complaint(error: ErrorDetails, context: Mapping[str, Any]) -> str:
     """What is wrong, as the end of a sentence that begins with the field's name."""
-    if error["type"] == REFUSAL:
+    if error["type"] == FIELD_ERROR:
         return error["msg"]
     write = _COMPLAINTS.get(error["type"])
     if write is None:

@@ -153,7 +153,7 @@ _BY_STATUS: dict[int, type[Refused]] = {
 }
 
 
-def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refused:
+def refused_by(status: int, headers: Mapping[str, str], body: bytes) -> Refused:
     """The error of a response, which may come from this server or from a proxy. `headers` ignore case."""
     try:
         said, away = msgspec.json.decode(body, type=_Body).error, False

@@ -8,7 +8,7 @@ from contextlib import suppress
 import httpx
 import msgspec
 
-from streaming_inference.errors import ClientError, NotReachable, ProtocolError, refusal
+from streaming_inference.errors import ClientError, NotReachable, ProtocolError, refused_by
 from streaming_inference.event_scanner import EventScanner, EventTooLarge
 from streaming_inference.frames import Frame
 
@@ -85,7 +85,7 @@ class Http:
         if response.status_code // 100 == 2:
             return response
         try:
-            raise refusal(
+            raise refused_by(
                 response.status_code, response.headers, await _read(response, MAX_ERROR_BYTES, cut=True)
             )
         finally:

@@ -171,12 +171,18 @@ class ModelEndpoints:
         )
 
     async def list_models(self, request: Request) -> Response:
-        """Lists the models."""
+        """Lists the models.
+
+        Each can be named in the field `model` of a request.
+        """
         self._service.owner_of(request.headers)
         return JSONResponse(model_list(self._service.cards()))
 
     async def get_model(self, request: Request, id: str) -> Response:
-        """Describes a model."""
+        """Describes a model.
+
+        Names may hold slashes.
+        """
         self._service.owner_of(request.headers)
         return JSONResponse(model_object(self._service.card(id)))
 

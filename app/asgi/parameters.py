@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Header, Query
+from pydantic import WithJsonSchema
 
 from app.errors import (
     AuthenticationFailed,
@@ -25,8 +26,11 @@ from app.idempotency import HEADER as IDEMPOTENCY_KEY
 
 LAST_EVENT_ID = "Last-Event-ID"
 
+_STRING = WithJsonSchema({"type": "string"})  # may be absent, which is not null
+
 IdempotencyKey = Annotated[
     str | None,
+    _STRING,
     Header(
         alias=IDEMPOTENCY_KEY,
         description=(
@@ -36,9 +40,10 @@ IdempotencyKey = Annotated[
 ]
 LastEventId = Annotated[
     str | None,
+    _STRING,
     Header(alias=LAST_EVENT_ID, description="`<stream>:<cursor>`, the id of the last event that was read."),
 ]
-After = Annotated[str | None, Query(description="A cursor. The stream is read from there on.")]
+After = Annotated[str | None, _STRING, Query(description="A cursor. The stream is read from there on.")]
 
 STARTING = (
     InvalidRequest,

@@ -25,12 +25,12 @@ MAX_BIASED_TOKENS = 1024
 # Below this a temperature only overflows the logits: it means greedy, as it does elsewhere.
 GREEDY_BELOW_TEMPERATURE = 1e-5
 
-REFUSAL = "refusal"
+FIELD_ERROR = "field_error"
 
 
-def refusal(complaint: LiteralString, **context: object) -> PydanticCustomError:
+def field_error(complaint: LiteralString, **context: object) -> PydanticCustomError:
     """An own check's error. `complaint` ends a sentence that begins with the field's name, or with that of `field` in it."""
-    return PydanticCustomError(REFUSAL, complaint, context)
+    return PydanticCustomError(FIELD_ERROR, complaint, context)
 
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -43,7 +43,7 @@ def refuse_unknown(model: type[BaseModel], value: object) -> None:
     if isinstance(value, dict):
         for name in value:
             if name not in model.model_fields:
-                raise refusal("is not a field of this request", field=name)
+                raise field_error("is not a field of this request", field=name)
 
 
 def _token_id_key(key: object) -> object:
@@ -52,14 +52,14 @@ def _token_id_key(key: object) -> object:
         return int(key)
     if isinstance(key, int) and not isinstance(key, bool):
         return key
-    raise refusal("is not a token id")
+    raise field_error("is not a token id")
 
 
 def _string_list(value: object) -> object:
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list):
-        raise refusal("must be a string or a list of strings")
+        raise field_error("must be a string or a list of strings")
     return value
 
 
@@ -70,7 +70,7 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 def _bounded_bias(value: object) -> object:
     """Checked before the entries are, so that a huge table costs nothing."""
     if isinstance(value, dict) and len(value) > MAX_BIASED_TOKENS:
-        raise refusal("must have at most {most} entries", most=MAX_BIASED_TOKENS)
+        raise field_error("must have at most {most} entries", most=MAX_BIASED_TOKENS)
     return value
 
 

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from app.schema.fields import refusal, refuse_unknown
+from app.schema.fields import field_error, refuse_unknown
 from app.schema.requests import Message
 
 MAX_MESSAGES = 1024
@@ -30,15 +30,15 @@ _ROLES = ("system", "developer", "user", "assistant")
 
 def _text_only(kind: str) -> str:
     if kind != "text":
-        raise refusal("is not supported: only parts of type text are")
+        raise field_error("is not supported: only parts of type text are")
     return kind
 
 
 def _known_role(role: str) -> str:
     if role in ("tool", "function"):
-        raise refusal("is not supported: tools are not available yet")
+        raise field_error("is not supported: tools are not available yet")
     if role not in _ROLES:
-        raise refusal("must be one of system, developer, user, assistant")
+        raise field_error("must be one of system, developer, user, assistant")
     return role
 
 
@@ -116,7 +116,7 @@ class OpenAIChatMessage(BaseModel):
         if isinstance(value, dict):
             for name in ("tool_calls", "function_call", "audio"):
                 if value.get(name):
-                    raise refusal("is not supported yet", field=name)
+                    raise field_error("is not supported yet", field=name)
         return value
 
 

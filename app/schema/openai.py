@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from app.errors import InvalidRequest
-from app.schema.fields import GenerationFields, Logprobs, MaxTokens, TokenIds, refusal
+from app.schema.fields import GenerationFields, Logprobs, MaxTokens, TokenIds, field_error
 from app.schema.messages import OpenAIChatMessages, to_messages
 from app.schema.requests import GenerationRequest, OnDisconnect
 from app.settings import LimitsSettings
@@ -135,7 +135,7 @@ def _one_prompt(value: object) -> object:
     if not isinstance(value, list) or not value or not isinstance(value[0], str | list):
         return value
     if len(value) > 1:
-        raise refusal("must be one prompt: send a request for each")
+        raise field_error("must be one prompt: send a request for each")
     return value[0]
 
 

@@ -10,14 +10,14 @@ from app.errors import ServiceError
 from app.schema.frames import ErrorDetail, Frame
 
 
-class RefusalDetail(ErrorDetail, frozen=True):
+class ErrorReplyDetail(ErrorDetail, frozen=True):
     param: str | None
 
 
-class Refusal(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
+class ErrorReply(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
     """A message could not be carried out. Unlike an error frame it has no cursor: the stream that it names goes on."""
 
-    error: RefusalDetail
+    error: ErrorReplyDetail
 
 
 class Pong(msgspec.Struct, frozen=True, tag_field="type", tag="pong"):
@@ -27,11 +27,11 @@ class Pong(msgspec.Struct, frozen=True, tag_field="type", tag="pong"):
 class Addressed(NamedTuple):
     """One message to the client. `ref` is that of the client's message which it answers."""
 
-    frame: Frame | Refusal | Pong
+    frame: Frame | ErrorReply | Pong
     stream: str | None = None
     ref: str | None = None
 
 
-def refusal(error: ServiceError) -> Refusal:
+def error_reply(error: ServiceError) -> ErrorReply:
     """The reply that says `error`."""
-    return Refusal(RefusalDetail(error.code, error.message, error.type, error.retryable, error.param))
+    return ErrorReply(ErrorReplyDetail(error.code, error.message, error.type, error.retryable, error.param))

@@ -134,11 +134,11 @@ class Recorder:
 
     async def _write(self, recordings: list[_Recording]) -> None:
         appends = [recording.append() for recording in recordings]
-        refused = await self._store.append(self._producer, appends)
-        refusals = {refusal.stream: refusal.reason for refusal in refused}
+        rejections = await self._store.append(self._producer, appends)
+        reasons = {rejection.stream: rejection.reason for rejection in rejections}
         for recording, append in zip(recordings, appends, strict=True):
             stream = recording.stream
-            match refusals.get(stream.id):
+            match reasons.get(stream.id):
                 case None:
                     recording.written(append)
                     if append.ending is not None:

@@ -25,7 +25,7 @@ from app.schema.frames import (
     Start,
     Usage,
 )
-from app.schema.server_messages import Addressed, Pong, Refusal
+from app.schema.server_messages import Addressed, ErrorReply, Pong
 from app.streams.status import StreamStatus
 
 # Fields of a request that are the same on both sides when they are set.
@@ -221,7 +221,7 @@ def to_message(frame: Frame) -> pb.Frame:
 def to_addressed_message(addressed: Addressed) -> pb.Frame:
     """What `Converse` sends: a frame or a reply, with the stream that it is of and the message that it answers."""
     frame = addressed.frame
-    if isinstance(frame, Refusal):
+    if isinstance(frame, ErrorReply):
         error = _error(frame.error)
         if frame.error.param is not None:
             error.param = frame.error.param

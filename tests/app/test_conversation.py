@@ -12,7 +12,7 @@ from app.conversation import Conversation
 from app.errors import Draining, InvalidRequest, Overloaded, ServiceError, StreamNotFound
 from app.model import Model
 from app.schema.frames import Delta, End, Error, Start
-from app.schema.server_messages import Addressed, Pong, Refusal
+from app.schema.server_messages import Addressed, ErrorReply, Pong
 from app.service import GenerationService
 from app.settings import Settings
 from app.streams.memory_store import MemoryStreamStore
@@ -125,7 +125,7 @@ def refusals(taken: list[Addressed]) -> list[tuple[str, str | None, str | None, 
     return [
         (sent.frame.error.code, sent.frame.error.param, sent.stream, sent.ref)
         for sent in taken
-        if isinstance(sent.frame, Refusal)
+        if isinstance(sent.frame, ErrorReply)
     ]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.asgi.error_response import error_response
 from app.errors import ServiceError
-from streaming_inference.errors import InvalidRequest, Refused, Unavailable, refusal
+from streaming_inference.errors import InvalidRequest, Refused, Unavailable, refused_by
 
 
 def tree(kind: type[ServiceError]) -> list[type[ServiceError]]:
@@ -17,7 +17,7 @@ def tree(kind: type[ServiceError]) -> list[type[ServiceError]]:
 @pytest.mark.parametrize("kind", tree(ServiceError), ids=lambda kind: kind.__name__)
 def test_every_error_of_the_server_is_known(kind: type[ServiceError]) -> None:
     response = error_response(kind("Sorry.", param="prompt", retry_after_s=3))
-    error = refusal(response.status_code, response.headers, bytes(response.body))
+    error = refused_by(response.status_code, response.headers, bytes(response.body))
     assert type(error) is not Refused
     assert (error.message, error.code, error.param, error.status) == (
         "Sorry.",
@@ -41,21 +41,21 @@ def test_every_error_of_the_server_is_known(kind: type[ServiceError]) -> None:
     ],
 )
 def test_what_is_not_of_this_server_is_shown(body: bytes, said: str) -> None:
-    error = refusal(502, {}, body)
+    error = refused_by(502, {}, body)
     assert isinstance(error, Unavailable) and error.retryable
     assert (error.message, error.code) == (said, "http_502")
 
 
 def test_a_proxy_without_a_server_behind_it_is_asked_again_and_a_server_that_broke_is_not() -> None:
-    assert refusal(500, {}, b"Internal Server Error").retryable
-    assert not refusal(500, {}, msgspec.json.encode({"error": {"message": "It broke."}})).retryable
+    assert refused_by(500, {}, b"Internal Server Error").retryable
+    assert not refused_by(500, {}, msgspec.json.encode({"error": {"message": "It broke."}})).retryable
 
 
 @pytest.mark.parametrize(
     ("status", "kind"), [(301, InvalidRequest), (418, InvalidRequest), (599, Unavailable)]
 )
 def test_every_status_is_an_error(status: int, kind: type[Refused]) -> None:
-    assert type(refusal(status, {}, b"")) is kind
+    assert type(refused_by(status, {}, b"")) is kind
 
 
 @pytest.mark.parametrize(
@@ -63,4 +63,4 @@ def test_every_status_is_an_error(status: int, kind: type[Refused]) -> None:
     [("5", 5), (" 5 ", 5), ("", None), ("-1", None), ("Wed, 21 Oct", None), ("9" * 30, None)],
 )
 def test_retry_after(written: str, seconds: int | None) -> None:
-    assert refusal(503, {"retry-after": written}, b"").retry_after_s == seconds
+    assert refused_by(503, {"retry-after": written}, b"").retry_after_s == seconds

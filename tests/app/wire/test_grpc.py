@@ -25,7 +25,7 @@ from app.schema.frames import (
     TopLogprob,
     Usage,
 )
-from app.schema.server_messages import Addressed, Pong, refusal
+from app.schema.server_messages import Addressed, Pong, error_reply
 from app.streams.status import StreamStatus
 from app.wire.grpc import (
     to_addressed_message,
@@ -263,16 +263,16 @@ def test_frames_and_replies_say_whose_they_are() -> None:
         cursor="1", delta=pb.Delta(text="a", tokens=1), stream="st_1"
     )
     assert to_addressed_message(Addressed(Pong(), ref="r")) == pb.Frame(pong=pb.Pong(), ref="r")
-    refused = to_addressed_message(Addressed(refusal(InvalidRequest("No.", param="n")), ref="r"))
+    refused = to_addressed_message(Addressed(error_reply(InvalidRequest("No.", param="n")), ref="r"))
     assert refused == pb.Frame(
-        refusal=pb.Refusal(
+        refusal=pb.ErrorReply(
             error=pb.ErrorDetail(
                 code="invalid_request", message="No.", type="invalid_request_error", param="n"
             )
         ),
         ref="r",
     )
-    assert not to_addressed_message(Addressed(refusal(Overloaded("No.")))).refusal.error.HasField("param")
+    assert not to_addressed_message(Addressed(error_reply(Overloaded("No.")))).refusal.error.HasField("param")
 
 
 def test_the_status_of_an_error() -> None:

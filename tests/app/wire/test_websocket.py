@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from app.errors import InvalidRequest, Overloaded
 from app.schema.frames import Delta, Frame
-from app.schema.server_messages import Addressed, Pong, refusal
+from app.schema.server_messages import Addressed, Pong, error_reply
 from app.wire.websocket import message_json
 from tests.cases.frames import STREAM, STREAMS, start
 
@@ -25,8 +25,8 @@ DELTAS = st.builds(
     token_ids=st.none() | st.lists(st.integers(0, 2**31 - 1), max_size=3),
     steered=st.booleans(),
 )
-REFUSED = refusal(InvalidRequest('n must be "at least" 1.', param="n"))
-BUSY = refusal(Overloaded("Later."))
+REFUSED = error_reply(InvalidRequest('n must be "at least" 1.', param="n"))
+BUSY = error_reply(Overloaded("Later."))
 
 
 @pytest.mark.parametrize(

@@ -265,7 +265,7 @@ def test_frames_and_replies_say_whose_they_are() -> None:
     assert to_addressed_message(Addressed(Pong(), ref="r")) == pb.Frame(pong=pb.Pong(), ref="r")
     refused = to_addressed_message(Addressed(error_reply(InvalidRequest("No.", param="n")), ref="r"))
     assert refused == pb.Frame(
-        refusal=pb.ErrorReply(
+        refusal=pb.Refusal(
             error=pb.ErrorDetail(
                 code="invalid_request", message="No.", type="invalid_request_error", param="n"
             )

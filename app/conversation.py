@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
 from app.errors import (
     InternalError,
@@ -36,44 +35,13 @@ from app.schema.client_messages import (
     Update,
 )
 from app.schema.frames import Frame, Start, error_frame
-from app.schema.requests import GenerationRequest
 from app.schema.server_messages import Addressed, Pong, error_reply
-from app.settings import Settings
+from app.service import GenerationService
 from app.streams.reader import Reader
-from app.streams.status import StreamStatus
-from app.streams.stream import Stream
 
 logger = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 1
-
-
-class StreamService(Protocol):
-    """What a conversation asks of `app.service.GenerationService`."""
-
-    settings: Settings
-    on_close: set[Callable[[], None]]
-
-    @property
-    def closing(self) -> bool: ...
-
-    async def start(self, request: GenerationRequest, owner: str = "") -> Stream: ...
-
-    async def read(
-        self, stream: Stream, after: str | None = None, window_tokens: int | None = None
-    ) -> Reader: ...
-
-    async def resume(
-        self, stream_id: str, after: str | None = None, owner: str = "", window_tokens: int | None = None
-    ) -> Reader: ...
-
-    async def cancel(self, stream_id: str, owner: str = "") -> StreamStatus: ...
-
-    async def stop(self, stream_id: str, owner: str = "") -> StreamStatus: ...
-
-    async def add_stops(self, stream_id: str, stops: Sequence[str], owner: str = "") -> None: ...
-
-    async def steer(self, stream_id: str, text: str, owner: str = "") -> None: ...
 
 
 class _Reading:
@@ -92,7 +60,7 @@ class Conversation:
     end, with the reason; after that `take` may have something for a last time, and nothing is accepted any more.
     """
 
-    def __init__(self, service: StreamService, owner: str) -> None:
+    def __init__(self, service: GenerationService, owner: str) -> None:
         self.on_ready: Callable[[], None] | None = None
         self.ending: ServiceError | None = draining() if service.closing else None
         self._service = service

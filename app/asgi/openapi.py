@@ -72,12 +72,12 @@ class Routes(APIRouter):
         """
         summary, _, description = inspect.cleandoc(endpoint.__doc__ or "").partition("\n\n")
         responses: dict[int | str, dict[str, Any]] = {
-            "default": self._errors("Any other error.", [InternalError])
+            status: self._answer(answer) for status, answer in answers.items()
         }
-        responses |= {status: self._answer(answer) for status, answer in answers.items()}
         for status in sorted({error.http_status for error in errors}):
             classes = [error for error in errors if error.http_status == status]
             responses[status] = self._errors(" ".join(str(error.__doc__) for error in classes), classes)
+        responses["default"] = self._errors("Any other error.", [InternalError])
         extra = None
         if body is not None:
             self._bodies.append(body)

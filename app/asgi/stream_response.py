@@ -222,7 +222,9 @@ class Delivery:
         try:
             await disconnected(receive)
         except Exception:
-            logger.exception("the client of stream %s is out of sight", self._reader.stream.id)
+            logger.exception(
+                "lost track of the client of stream %s: receive() failed", self._reader.stream.id
+            )
         self._outlet.end()
 
 

@@ -182,7 +182,7 @@ class Connection:
             while (message := await receive())["type"] != "websocket.disconnect":
                 if self._error is None:
                     self._accept(message)
-                # A queue that never runs empty would keep everybody else from running.
+                # A queue that never runs empty would keep every other task from running.
                 await asyncio.sleep(0)
         except Exception:
             logger.exception("a WebSocket can't be read")

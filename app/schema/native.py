@@ -38,9 +38,7 @@ class StreamBody(GenerationFields):
     prompt_token_ids: TokenIds | None = Field(
         default=None, description="Token ids, given to the model as they are."
     )
-    max_tokens: MaxTokens | None = Field(
-        default=None, description="As many as the context leaves when it is left out."
-    )
+    max_tokens: MaxTokens | None = Field(default=None, description="Without it, all that the context leaves.")
     logprobs: Logprobs | None = Field(
         default=None, description="How many alternatives to report with each token."
     )

@@ -96,7 +96,7 @@ class ChatCompletionBody(_OpenAIBody):
     messages: OpenAIChatMessages
     max_tokens: MaxTokens | None = Field(default=None, description="The older name of max_completion_tokens.")
     max_completion_tokens: MaxTokens | None = Field(
-        default=None, description="As many as the context leaves if left out."
+        default=None, description="Without it, all that the context leaves."
     )
     logprobs: bool = Field(default=False, description="Report the log probability of each token.")
     top_logprobs: Logprobs | None = Field(

@@ -510,7 +510,7 @@ def test_a_receive_that_fails_ends_the_response(caplog: pytest.LogCaptureFixture
         assert not world.generator.running
 
     live(test)
-    assert "out of sight" in caplog.text
+    assert "receive() failed" in caplog.text
 
 
 def test_resumed_goes_on_with_what_was_waited_for() -> None:

@@ -38,7 +38,7 @@ class Admission:
 
 
 class Quota:
-    """Counts the running streams of each owner that this process drives, `max_streams` at most for each."""
+    """Counts the running streams of each owner that this process produces, `max_streams` at most for each."""
 
     def __init__(self, max_streams: int) -> None:
         self._max_streams = max_streams

@@ -273,7 +273,7 @@ def test_a_cycle_of_packages_is_found_though_no_module_is_in_one(tmp_path: Path)
             "app/model.py": "import app.streams.choice",
             "app/streams/__init__.py": "",
             "app/streams/choice.py": "",
-            "app/streams/driver.py": "import app.model",
+            "app/streams/recorder.py": "import app.model",
         },
     )
     assert cycle(tmp_path) == []

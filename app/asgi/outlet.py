@@ -1,4 +1,4 @@
-"""A server's `send`, produced_here from synchronous code: with no task switch and no queue while the socket has room.
+"""A server's `send`, driven from synchronous code: with no task switch and no queue while the socket has room.
 
 Nearly always `send` returns without waiting, as the bytes only go to the transport's buffer. When it does wait, the socket is
 full: the suspended `send` is handed to a task of its own, and whoever writes must wait for `on_free`, so that the backlog

@@ -85,7 +85,7 @@ class _Recording:
 
 
 class Recorder:
-    """Records the streams that this process drives. `on_stale` is called for one that another process has taken over."""
+    """Records the streams that this process produces. `on_stale` is called for one that another process has taken over."""
 
     def __init__(
         self, store: StreamStore, producer: str, clock: Clock, on_stale: Callable[[Stream], None]

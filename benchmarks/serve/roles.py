@@ -34,7 +34,6 @@ _REPLICA_ROLES = (
     ("generator", GENERATOR),
     ("tokenizer", TOKENIZER),
     ("streamstore", STREAM_STORE),
-    ("streamlog", STREAM_STORE),
 )
 _RAY_TITLES = (
     ("ray::ServeController", CONTROLLER),

@@ -30,7 +30,7 @@ def steered(frames: list[Frame]) -> list[str]:
 
 
 def by(world: World, which: str) -> Ingress:
-    """`here` drives the stream, `elsewhere` does not."""
+    """`here` produces the stream, `elsewhere` does not."""
     return world.first if which == "here" else world.second
 
 

@@ -12,7 +12,7 @@ from tests.fakes.clock import settle
 from tests.fakes.links import FakeLinks
 
 INGRESS = "ingress-1"
-STALL_TIMEOUT_S = 3.0
+ACCEPT_TIMEOUT_S = SILENCE_TIMEOUT_S = 3.0
 
 
 class Sink:
@@ -47,8 +47,8 @@ async def serving(*replicas: str) -> AsyncIterator[tuple[FakeLinks, GeneratorCli
         calls.directory,
         ingress=INGRESS,
         sequences_per_replica=8,
-        accept_timeout_s=STALL_TIMEOUT_S,
-        silence_timeout_s=STALL_TIMEOUT_S,
+        accept_timeout_s=ACCEPT_TIMEOUT_S,
+        silence_timeout_s=SILENCE_TIMEOUT_S,
     )
     client.start()
     await settle()

@@ -11,7 +11,7 @@ from app.settings import Settings
 from tests.fakes.clock import FakeClock
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
 from tests.fakes.loop import run
-from tests.fakes.store import memory_log
+from tests.fakes.store import memory_store
 
 
 class LettersService:
@@ -24,7 +24,7 @@ class LettersService:
         self.service = GenerationService(
             settings,
             {model_settings.name: model for model_settings in settings.models},
-            memory_log(self.clock),
+            memory_store(self.clock),
             ingress="i1",
             clock=self.clock,
         )

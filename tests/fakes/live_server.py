@@ -19,7 +19,7 @@ from app.schema.tokens import Job
 from app.service import GenerationService
 from app.settings import Settings
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
-from tests.fakes.store import memory_log
+from tests.fakes.store import memory_store
 
 STEP_S = 0.002
 ENDLESS = "endless"
@@ -74,7 +74,7 @@ class LiveServer:
             model.name: Model(model, FakeTokenizer(model.name, 100_000), self.generators[model.name])
             for model in settings.models
         }
-        store = memory_log(SystemClock())
+        store = memory_store(SystemClock())
         self.service = GenerationService(settings, models, store, ingress="i1", clock=SystemClock())
         config = uvicorn.Config(build_app(self.service), lifespan="off", log_config=None, access_log=False)
         self.server = uvicorn.Server(config)

@@ -1,4 +1,4 @@
-"""Two ingress processes over fake generators that share a log, and clients that talk HTTP with them."""
+"""Two ingress processes over fake generators that share a stream store, and clients that talk HTTP with them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Ingress:
 
 
 class World:
-    """Two processes and their log."""
+    """Two processes and their stream store."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()

@@ -1,4 +1,4 @@
-"""The services of two ingress processes over fake generators, which share a log."""
+"""The services of two ingress processes over fake generators, which share a stream store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.fakes.clock import FakeClock, settle
 from tests.fakes.generator import FakeGenerator, FakeTokenizer
 
 
-class AskedLog:
+class AskedStore:
     """A store that notes what is asked of it about single streams."""
 
     def __init__(self, store: MemoryStreamStore) -> None:
@@ -53,12 +53,12 @@ class Ingress:
 
 
 class World:
-    """Two ingress processes that share a log. The tests that need only one use `service`, `generator` and the like."""
+    """Two ingress processes that share a stream store. The tests that need only one use `service`, `generator` and the like."""
 
     def __init__(self, capacity: int = 8) -> None:
         self.clock = FakeClock()
         self.store = MemoryStreamStore(StoreBounds(lease_s=3.0, retention_s=600.0), self.clock)
-        asked = AskedLog(self.store)
+        asked = AskedStore(self.store)
         self.asked = asked.asked
         self.first = Ingress("i1", self.clock, asked, capacity)
         self.second = Ingress("i2", self.clock, asked, capacity)

@@ -8,6 +8,6 @@ from app.streams.store_bounds import StoreBounds
 from tests.fakes.clock import FakeClock
 
 
-def memory_log(clock: Clock | None = None) -> MemoryStreamStore:
-    """A log in memory, on a clock that stands still unless one is given."""
+def memory_store(clock: Clock | None = None) -> MemoryStreamStore:
+    """A stream store in memory, on a clock that stands still unless one is given."""
     return MemoryStreamStore(StoreBounds(), clock or FakeClock())

@@ -33,7 +33,7 @@ from deployments.ingress.replica_links import links_to
 from deployments.ingress.replicas import directory_of
 
 STREAMS = 48
-STALL_TIMEOUT_S = 3.0
+ACCEPT_TIMEOUT_S = SILENCE_TIMEOUT_S = 3.0
 
 
 class Sink:
@@ -61,11 +61,11 @@ class Sink:
         self.ended.set()
 
 
-class Producer:
+class Driver:
     """One generator client over a live deployment."""
 
     def __init__(self, application: str, deployment: str) -> None:
-        self.ingress = f"producer-{secrets.token_hex(4)}"
+        self.ingress = f"driver-{secrets.token_hex(4)}"
         self.handle: DeploymentHandle[Any] = serve.get_deployment_handle(deployment, application)
         self.links = links_to(self.handle)
         self.directory = directory_of(application, deployment)
@@ -74,8 +74,8 @@ class Producer:
             self.directory,
             ingress=self.ingress,
             sequences_per_replica=100,
-            accept_timeout_s=STALL_TIMEOUT_S,
-            silence_timeout_s=STALL_TIMEOUT_S,
+            accept_timeout_s=ACCEPT_TIMEOUT_S,
+            silence_timeout_s=SILENCE_TIMEOUT_S,
         )
         self._statistics = self.handle.options(method_name="statistics", **handle_options())
         self._keys = iter(range(1, 1_000_000))
@@ -108,17 +108,17 @@ class Producer:
             yield opened
 
 
-async def pinned(producer: Producer) -> dict[str, Any]:
+async def pinned(driver: Driver) -> dict[str, Any]:
     """Every replica is reached by its name."""
-    answers = [await producer.statistics(replica) for replica in sorted(producer.directory.replicas)]
+    answers = [await driver.statistics(replica) for replica in sorted(driver.directory.replicas)]
     return {"replicas": len(answers), "processes": len({answer["pid"] for answer in answers})}
 
 
-async def pace(producer: Producer) -> dict[str, Any]:
+async def pace(driver: Driver) -> dict[str, Any]:
     """Many streams to their end, and what they cost."""
-    pids = [(await producer.statistics(replica))["pid"] for replica in producer.directory.replicas]
+    pids = [(await driver.statistics(replica))["pid"] for replica in driver.directory.replicas]
     tokens = 150
-    async with producer.streams(STREAMS, tokens) as streams:
+    async with driver.streams(STREAMS, tokens) as streams:
         before, began_s = {pid: cpu_s(pid) for pid in [*pids, os.getpid()]}, time.monotonic()
         counted = sum(sink.tokens for _, sink in streams)
         await asyncio.gather(*(sink.ended.wait() for _, sink in streams))
@@ -136,14 +136,14 @@ async def pace(producer: Producer) -> dict[str, Any]:
     }
 
 
-async def breaks(producer: Producer) -> dict[str, Any]:
+async def breaks(driver: Driver) -> dict[str, Any]:
     """Channels that are cut again and again while streams run."""
     tokens = 150
-    async with producer.streams(STREAMS, tokens) as streams:
+    async with driver.streams(STREAMS, tokens) as streams:
         cuts = 0
         while not all(sink.ended.is_set() for _, sink in streams):
             await asyncio.sleep(0.3)
-            for channel in producer.client._channels.values():
+            for channel in driver.client._channels.values():
                 if channel._call is not None:
                     channel._call.cancel()
                     cuts += 1
@@ -156,11 +156,11 @@ async def breaks(producer: Producer) -> dict[str, Any]:
     }
 
 
-async def cancels(producer: Producer) -> dict[str, Any]:
+async def cancels(driver: Driver) -> dict[str, Any]:
     """Streams that are left at random moments, most of them while they are being opened."""
 
     async def use() -> None:
-        async with producer.client.open(producer.job(2000), Sink()):
+        async with driver.client.open(driver.job(2000), Sink()):
             await asyncio.Event().wait()
 
     for _ in range(4):
@@ -170,42 +170,42 @@ async def cancels(producer: Producer) -> dict[str, Any]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     began_s = time.monotonic()
-    while await producer.jobs() and time.monotonic() - began_s < 20:  # noqa: ASYNC110
+    while await driver.jobs() and time.monotonic() - began_s < 20:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
-    return {"jobs": await producer.jobs(), "freed_s": round(time.monotonic() - began_s, 3)}
+    return {"jobs": await driver.jobs(), "freed_s": round(time.monotonic() - began_s, 3)}
 
 
-async def pauses(producer: Producer) -> dict[str, Any]:
+async def pauses(driver: Driver) -> dict[str, Any]:
     """A paused stream stands still while others go on, and goes on afterwards."""
-    async with producer.streams(2, 2000) as ((paused, sink), (_, other)):
-        await producer.until(lambda: sink.tokens > 5)
+    async with driver.streams(2, 2000) as ((paused, sink), (_, other)):
+        await driver.until(lambda: sink.tokens > 5)
         paused.pause()
         await asyncio.sleep(0.5)
         stood, others = sink.tokens, other.tokens
         await asyncio.sleep(1)
         still, went_on = sink.tokens - stood, other.tokens - others
         paused.resume()
-        await producer.until(lambda: sink.tokens > stood + 10)
+        await driver.until(lambda: sink.tokens > stood + 10)
     return {"paused_tokens": still, "other_tokens": went_on, "disorder": sink.disorder}
 
 
-async def hang(producer: Producer) -> dict[str, Any]:
+async def hang(driver: Driver) -> dict[str, Any]:
     """A replica that stops without dying, and comes back."""
-    async with producer.streams(8, 2000) as streams:
+    async with driver.streams(8, 2000) as streams:
         replica = streams[0][0].replica
         hit = [sink for generation, sink in streams if generation.replica == replica]
         spared = [sink for generation, sink in streams if generation.replica != replica]
-        pid = (await producer.statistics(replica))["pid"]
+        pid = (await driver.statistics(replica))["pid"]
         began_s = time.monotonic()
         os.kill(pid, signal.SIGSTOP)
         try:
-            await producer.until(lambda: all(sink.losses for sink in hit), 20)
+            await driver.until(lambda: all(sink.losses for sink in hit), 20)
             sink = Sink()
-            async with producer.client.open(producer.job(10), sink) as generation:
+            async with driver.client.open(driver.job(10), sink) as generation:
                 elsewhere = generation.replica != replica
         finally:
             os.kill(pid, signal.SIGCONT)
-    await producer.until(lambda: replica in producer.directory.answering, 30)
+    await driver.until(lambda: replica in driver.directory.answering, 30)
     return {
         "lost_after_s": round(max(sink.lost_s for sink in hit) - began_s, 3),
         "hit": len(hit),
@@ -215,21 +215,21 @@ async def hang(producer: Producer) -> dict[str, Any]:
     }
 
 
-async def kill(producer: Producer) -> dict[str, Any]:
+async def kill(driver: Driver) -> dict[str, Any]:
     """A replica that dies."""
-    async with producer.streams(12, 2000) as streams:
+    async with driver.streams(12, 2000) as streams:
         replica = streams[0][0].replica
         hit = [sink for generation, sink in streams if generation.replica == replica]
         spared = [sink for generation, sink in streams if generation.replica != replica]
-        pid = (await producer.statistics(replica))["pid"]
-        await producer.until(lambda: all(sink.tokens for _, sink in streams))
+        pid = (await driver.statistics(replica))["pid"]
+        await driver.until(lambda: all(sink.tokens for _, sink in streams))
         began_s = time.monotonic()
         os.kill(pid, signal.SIGKILL)
-        await producer.until(lambda: all(sink.losses for sink in hit), 20)
+        await driver.until(lambda: all(sink.losses for sink in hit), 20)
         counted = sum(sink.tokens for sink in spared)
         await asyncio.sleep(0.5)
         went_on = sum(sink.tokens for sink in spared) > counted
-    await producer.until(lambda: replica not in producer.client.channels)
+    await driver.until(lambda: replica not in driver.client.channels)
     return {
         "lost_after_s": round(max(sink.lost_s for sink in hit) - began_s, 3),
         "hit": len(hit),
@@ -239,7 +239,7 @@ async def kill(producer: Producer) -> dict[str, Any]:
     }
 
 
-SCENARIOS: dict[str, Callable[[Producer], Coroutine[Any, Any, dict[str, Any]]]] = {
+SCENARIOS: dict[str, Callable[[Driver], Coroutine[Any, Any, dict[str, Any]]]] = {
     scenario.__name__: scenario for scenario in (pinned, pace, breaks, cancels, pauses, hang, kill)
 }
 
@@ -252,16 +252,16 @@ def cpu_s(pid: int) -> float:
 
 
 async def run(application: str, deployment: str, scenarios: list[str]) -> None:
-    producer = Producer(application, deployment)
-    producer.links.start()
-    producer.client.start()
-    await producer.until(lambda: producer.client.capacity == 200, 120)
+    driver = Driver(application, deployment)
+    driver.links.start()
+    driver.client.start()
+    await driver.until(lambda: driver.client.capacity == 200, 120)
     for name in scenarios:
         async with asyncio.timeout(150):
-            result = await SCENARIOS[name](producer)
+            result = await SCENARIOS[name](driver)
         print(json.dumps({"scenario": name, **result}), flush=True)
-    await producer.client.close()
-    await producer.links.close()
+    await driver.client.close()
+    await driver.links.close()
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A caller in the cluster: streams through handles, from a plain producer and from an application of its own.
+"""A caller in the cluster: streams through handles, from a plain driver and from an application of its own.
 
 Prints what it saw, one JSON object for each scenario. `test_handles.py` judges it.
 
@@ -49,7 +49,7 @@ def failure(error: Exception) -> dict[str, Any]:
     }
 
 
-class Producer:
+class Driver:
     """Calls from outside of any event loop."""
 
     def __init__(self) -> None:
@@ -154,9 +154,9 @@ class Caller:
 def main() -> None:
     ray.init(namespace="serve", log_to_driver=False, logging_level=logging.WARNING)
     try:
-        producer = Producer()
+        driver = Driver()
         for name in sys.argv[1:]:
-            print(json.dumps({"scenario": name, **getattr(producer, name)()}), flush=True)
+            print(json.dumps({"scenario": name, **getattr(driver, name)()}), flush=True)
     finally:
         ray.shutdown()
 

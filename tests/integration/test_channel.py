@@ -23,7 +23,7 @@ Results = dict[str, dict[str, Any]]
 
 
 def drive(cluster: Cluster, scenarios: list[str]) -> Results:
-    """Runs the producer in the cluster, in the mode of its ingress."""
+    """Runs the driver in the cluster, in the mode of its ingress."""
     command = [
         sys.executable,
         "-m",

@@ -147,22 +147,22 @@ def test_text_put_in_through_any_process_survives_the_death_of_a_generator(serve
     async def test(client: httpx.AsyncClient) -> None:
         seeds = range(8)
         expected = await undisturbed(client, seeds)
-        async with sockets_to(server, 6) as [driving, *others]:
-            streams = [await driving.start(**LONG, seed=seed) for seed in seeds]
-            await until(lambda: all(driving.tokens(stream) > 30 for stream in streams))
+        async with sockets_to(server, 6) as [producing, *others]:
+            streams = [await producing.start(**LONG, seed=seed) for seed in seeds]
+            await until(lambda: all(producing.tokens(stream) > 30 for stream in streams))
             for number, stream in enumerate(streams):
                 await others[number % 5].say("steer", stream=stream, text=STEERED)
             killed = server.processes(title)[0]
             os.kill(killed, signal.SIGKILL)
-            await until(lambda: all(driving.frames[stream][-1]["type"] == "end" for stream in streams))
+            await until(lambda: all(producing.frames[stream][-1]["type"] == "end" for stream in streams))
             for stream, untouched in zip(streams, expected, strict=True):
-                [piece] = steered(driving.frames[stream])
+                [piece] = steered(producing.frames[stream])
                 assert put_in_text(piece) == STEERED
                 for reading in [await whole(client, stream) for _ in range(2)]:
                     [again] = steered(reading.frames)
                     assert (again["text"], again["cursor"]) == (piece["text"], piece["cursor"])
                     assert token_ids(reading) == put_in(untouched, piece)
-                assert not driving.errors and not any(socket.errors for socket in others)
+                assert not producing.errors and not any(socket.errors for socket in others)
         await replaced(server, title, 2, killed)
 
     live(server, test)
@@ -176,13 +176,13 @@ def test_a_stop_string_added_through_any_process_ends_the_stream(server: Cluster
         stop = next(
             text[at : at + 24] for at in range(half, len(text)) if text.count(text[at : at + 24]) == 1
         )
-        async with sockets_to(server, 5) as [driving, *others]:
-            streams = [await driving.start(**LONG, seed=3) for _ in others]
-            await until(lambda: all(driving.tokens(stream) > 20 for stream in streams))
+        async with sockets_to(server, 5) as [producing, *others]:
+            streams = [await producing.start(**LONG, seed=3) for _ in others]
+            await until(lambda: all(producing.tokens(stream) > 20 for stream in streams))
             for stream, other in zip(streams, others, strict=True):
                 for _ in range(2):
                     await other.say("update", stream=stream, stop=[stop])
-            await until(lambda: all(driving.frames[stream][-1]["type"] == "end" for stream in streams))
+            await until(lambda: all(producing.frames[stream][-1]["type"] == "end" for stream in streams))
             for stream in streams:
                 reading = await whole(client, stream)
                 end = reading.frames[-1]
@@ -198,14 +198,14 @@ def test_a_stop_string_added_through_any_process_ends_the_stream(server: Cluster
 
 def test_a_stream_is_stopped_through_any_process(server: Cluster) -> None:
     async def test(client: httpx.AsyncClient) -> None:
-        async with sockets_to(server, 5) as [driving, *others]:
-            streams = [await driving.start(**LONG, seed=3) for _ in others]
-            await until(lambda: all(driving.tokens(stream) > 20 for stream in streams))
+        async with sockets_to(server, 5) as [producing, *others]:
+            streams = [await producing.start(**LONG, seed=3) for _ in others]
+            await until(lambda: all(producing.tokens(stream) > 20 for stream in streams))
             for stream, other in zip(streams, others, strict=True):
                 await other.say("stop", stream=stream)
-            await until(lambda: all(driving.frames[stream][-1]["type"] == "end" for stream in streams))
+            await until(lambda: all(producing.frames[stream][-1]["type"] == "end" for stream in streams))
             for stream in streams:
-                end = driving.frames[stream][-1]
+                end = producing.frames[stream][-1]
                 assert end["choices"] == [{"index": 0, "finish_reason": "stop", "stop_reason": None}]
                 assert (await whole(client, stream)).frames[-1]["cursor"] == end["cursor"]
 
@@ -223,12 +223,12 @@ def test_the_model_goes_on_from_what_was_put_in(server: Cluster) -> None:
     }
 
     async def test(client: httpx.AsyncClient) -> None:
-        async with sockets_to(server, 3) as [driving, *others]:
-            stream = await driving.start(**story)
-            await until(lambda: driving.tokens(stream) > 5)
+        async with sockets_to(server, 3) as [producing, *others]:
+            stream = await producing.start(**story)
+            await until(lambda: producing.tokens(stream) > 5)
             await others[0].say("steer", stream=stream, text=STEERED)
             await others[1].say("steer", stream=stream, text=STEERED)
-            await until(lambda: driving.frames[stream][-1]["type"] == "end")
+            await until(lambda: producing.frames[stream][-1]["type"] == "end")
             reading = await whole(client, stream)
             assert [put_in_text(piece) for piece in steered(reading.frames)] == [STEERED] * 2
             assert len(token_ids(reading)) == 120

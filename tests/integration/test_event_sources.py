@@ -87,7 +87,7 @@ def test_event_sources_reconnect_by_themselves_and_stop_after_the_end(server: Cl
         ):
             before = served(server)
             streams = [await start(client, seed) for seed in range(STREAMS)]
-            # Each process is to drive some, so that whichever of them dies was driving some.
+            # Each process is to produce some, so that whichever of them dies was producing some.
             while sum(count > before.get(name, 0) for name, count in served(server).items()) < 2:
                 assert len(streams) < MOST_STREAMS
                 streams.append(await start(client, len(streams)))

@@ -30,7 +30,7 @@ def command(*scenarios: str) -> list[str]:
 
 
 def environment(cluster: Cluster, transport: str) -> dict[str, str]:
-    """Calls go over gRPC if the caller asks for it; a producer that knows nothing of that uses Ray's actor calls."""
+    """Calls go over gRPC if the caller asks for it; a driver that knows nothing of that uses Ray's actor calls."""
     use_grpc = "1" if transport == "grpc" else "0"
     return {
         **cluster.environment,
@@ -100,15 +100,15 @@ def test_a_call_that_is_dropped_frees_its_place(results: Results) -> None:
 
 def test_a_caller_that_is_killed_frees_its_place(server: Cluster) -> None:
     """Over gRPC. Nobody tells an actor that the caller of one of its methods is dead: there the stream goes on to its end."""
-    producer = subprocess.Popen(
+    driver = subprocess.Popen(
         command("hang"), cwd=ROOT, env=environment(server, "grpc"), stdout=subprocess.PIPE, text=True
     )
     try:
-        assert producer.stdout is not None
-        assert any("hang" in line for line in producer.stdout), "the caller has no stream"
+        assert driver.stdout is not None
+        assert any("hang" in line for line in driver.stdout), "the caller has no stream"
     finally:
-        producer.kill()
-        producer.communicate()
+        driver.kill()
+        driver.communicate()
     began_s = time.monotonic()
     short = {"model": SINGLE, "prompt": "y", "max_tokens": 1, "stream": False}
     answer = httpx.post(f"{server.base_url}/v1/streams", json=short, timeout=60)

@@ -1,4 +1,4 @@
-"""Streams with Redis as their log and short times: what runs out, and what survives a Redis that dies."""
+"""Streams with Redis as their store and short times: what runs out, and what survives a Redis that dies."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_streams_survive_an_ingress_and_a_redis_that_die(brief: Cluster, redis: 
         ]
         await reached(readings, 20)
         redis.kill()
-        await reached(readings, 60)  # without a log, what is under way goes on
+        await reached(readings, 60)  # without a store, running streams go on
         redis.start()
         await asyncio.sleep(1.0)
         os.kill(brief.processes(INGRESS)[0], signal.SIGKILL)

@@ -92,7 +92,7 @@ def test_what_cannot_be_resumed(server: Cluster) -> None:
 
 
 async def known_to_have_ended(client: httpx.AsyncClient, stream: str) -> None:
-    """Returns when both processes know. The client of the one that drove the stream is a little ahead of the store."""
+    """Returns when both processes know. The client of the producer is a little ahead of the store."""
     ended = 0
     async with asyncio.timeout(10):
         while ended < 4:

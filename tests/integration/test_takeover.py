@@ -98,7 +98,7 @@ def test_a_log_and_tokenizers_that_die_are_found_again(server: Cluster) -> None:
 
 
 async def _all_ended(client: httpx.AsyncClient, streams: Sequence[str]) -> None:
-    """Returns when every process says so: one that does not drive a stream hears of its end from the store."""
+    """Returns when every process says so: one that does not produce a stream hears of its end from the store."""
     give_up_s = time.monotonic() + 30
     states = [""]
     while set(states) != {"ended"} and time.monotonic() < give_up_s:

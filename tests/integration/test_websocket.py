@@ -298,7 +298,7 @@ def test_a_socket_that_goes_away_frees_its_place(server: Cluster) -> None:
 
 
 def test_a_process_that_drains_says_so_and_its_streams_are_read_on_elsewhere(tmp_path: Path) -> None:
-    redis = RedisServer(tmp_path)  # a new deployment may replace a log in memory, and forget with it
+    redis = RedisServer(tmp_path)  # a new deployment may replace a store in memory, and forget with it
     config = integration_config(embedded_too=False)
     config["applications"][0]["args"]["streams"].update(backend="redis", redis_url=redis.url)
     cluster = Cluster(config)

@@ -29,7 +29,7 @@ from app.service import GenerationService
 from app.settings import ModelSettings, Settings
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
-from tests.fakes.store import memory_log
+from tests.fakes.store import memory_store
 
 MAX_BODY_BYTES = 2000
 ERROR_FIELDS = ["code", "message", "param", "type"]
@@ -63,7 +63,9 @@ class World:
             models=[model.settings for model in self.models.values()],
             limits=Settings().limits.model_copy(update={"max_body_bytes": MAX_BODY_BYTES}),
         )
-        self.service = GenerationService(settings, self.models, memory_log(), ingress="i1", clock=FakeClock())
+        self.service = GenerationService(
+            settings, self.models, memory_store(), ingress="i1", clock=FakeClock()
+        )
         self.app = build_app(self.service)
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test")
 

@@ -15,7 +15,7 @@ from app.service import GenerationService
 from app.settings import ModelSettings, Settings
 from tests.fakes.clock import FakeClock
 from tests.fakes.generator import FakeGenerator, FakeTokenizer
-from tests.fakes.store import memory_log
+from tests.fakes.store import memory_store
 
 ERROR_FIELDS = ["code", "message", "param", "type"]
 
@@ -25,7 +25,7 @@ def live(test: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
         settings = ModelSettings(name="letters")
         models = {"letters": Model(settings, FakeTokenizer(), FakeGenerator())}
         service = GenerationService(
-            Settings(models=[settings]), models, memory_log(), ingress="i1", clock=FakeClock()
+            Settings(models=[settings]), models, memory_store(), ingress="i1", clock=FakeClock()
         )
         transport = httpx.ASGITransport(build_app(service))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

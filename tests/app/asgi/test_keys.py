@@ -18,7 +18,7 @@ from app.service import GenerationService
 from app.settings import Settings
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.generator import FakeGenerator, FakeTokenizer
-from tests.fakes.store import memory_log
+from tests.fakes.store import memory_store
 
 BODY = {"prompt": "hi", "detach": True}
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
@@ -40,7 +40,7 @@ class World:
         self.generator = FakeGenerator(capacity=10)
         model = Model(settings.models[0], FakeTokenizer(), self.generator)
         self.service = GenerationService(
-            settings, {"letters": model}, memory_log(), ingress="i1", clock=FakeClock()
+            settings, {"letters": model}, memory_store(), ingress="i1", clock=FakeClock()
         )
         transport = httpx.ASGITransport(build_app(self.service))
         self.client = httpx.AsyncClient(transport=transport, base_url="http://test")

@@ -1,4 +1,4 @@
-"""Reading a stream again over HTTP: from any cursor, by several at once, through two processes that share a log."""
+"""Reading a stream again over HTTP: from any cursor, by several at once, through two processes that share a stream store."""
 
 from __future__ import annotations
 

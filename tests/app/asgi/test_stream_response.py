@@ -23,7 +23,7 @@ from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
 from tests.fakes.loop import run
 from tests.fakes.requests import request
 from tests.fakes.socket import Message, Socket
-from tests.fakes.store import memory_log
+from tests.fakes.store import memory_store
 
 
 class World:
@@ -34,7 +34,7 @@ class World:
         model = Model(ModelSettings(name="letters"), FakeTokenizer(max_model_len_tokens=2000), self.generator)
         settings = Settings.model_validate({"streams": {"reader_window_tokens": 16}})
         self.service = GenerationService(
-            settings, {"letters": model}, memory_log(), ingress="i1", clock=FakeClock()
+            settings, {"letters": model}, memory_store(), ingress="i1", clock=FakeClock()
         )
 
     async def start(self) -> tuple[Stream, FakeGeneration]:

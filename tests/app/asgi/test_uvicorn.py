@@ -18,7 +18,7 @@ from app.settings import Settings
 from tests.fakes.clock import FakeClock
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
 from tests.fakes.real_time import until
-from tests.fakes.store import memory_log
+from tests.fakes.store import memory_store
 
 STALL_TIMEOUT_S = 0.3
 
@@ -40,7 +40,7 @@ class World:
         tokenizer = FakeTokenizer(max_model_len_tokens=10**7)
         model = Model(settings.models[0], tokenizer, self.generator)
         self.service = GenerationService(
-            settings, {"letters": model}, memory_log(), ingress="i1", clock=FakeClock()
+            settings, {"letters": model}, memory_store(), ingress="i1", clock=FakeClock()
         )
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -21,7 +21,7 @@ from app.settings import Settings
 from tests.fakes.clock import FakeClock
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
 from tests.fakes.real_time import until
-from tests.fakes.store import memory_log
+from tests.fakes.store import memory_store
 
 SETTINGS = Settings.model_validate(
     {
@@ -44,7 +44,7 @@ class World:
         self.generator = FakeGenerator(capacity=100)
         model = Model(SETTINGS.models[0], FakeTokenizer(max_model_len_tokens=10**7), self.generator)
         self.service = GenerationService(
-            SETTINGS, {"letters": model}, memory_log(), ingress="i1", clock=FakeClock()
+            SETTINGS, {"letters": model}, memory_store(), ingress="i1", clock=FakeClock()
         )
 
     async def connect(self, **options: Any) -> ClientConnection:

@@ -24,7 +24,7 @@ from tests.fakes.clock import FakeClock, settle
 from tests.fakes.exchange import Exchange
 from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
 from tests.fakes.loop import run
-from tests.fakes.store import memory_log
+from tests.fakes.store import memory_store
 from tests.fakes.websocket import FakeWebSocket
 
 MAX_BYTES = 100_000
@@ -46,7 +46,7 @@ class World:
         self.generator = FakeGenerator(capacity=100)
         model = Model(settings.models[0], FakeTokenizer("storyteller", 2000), self.generator)
         self.service = GenerationService(
-            settings, {"storyteller": model}, memory_log(), ingress="i1", clock=self.clock
+            settings, {"storyteller": model}, memory_store(), ingress="i1", clock=self.clock
         )
         self.app = build_app(self.service)
         self.sockets: list[FakeWebSocket] = []

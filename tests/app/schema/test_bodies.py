@@ -116,7 +116,7 @@ def test_null_is_the_same_as_nothing() -> None:
     )
 
 
-def test_a_request_survives_the_message_format_of_the_log() -> None:
+def test_a_request_survives_the_message_format_of_the_store() -> None:
     request = native(prompt="a", logit_bias={"7": 1}, stop="x", seed=2**63 - 1)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(request), type=GenerationRequest) == request
 

@@ -1,4 +1,4 @@
-"""Readers in several processes that share a log in memory."""
+"""Readers in several processes that share a stream store in memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.fakes.requests import record, request
 LEASE_S, GRACE_S, MOST = 3.0, 30.0, 3
 
 
-class CountingLog(MemoryStreamStore):
+class CountingStore(MemoryStreamStore):
     """Knows how often it was told of readers, and may not answer."""
 
     calls = 0
@@ -58,7 +58,7 @@ class Process:
 class World:
     def __init__(self, **fields: Any) -> None:
         self.clock = FakeClock()
-        self.store = CountingLog(StoreBounds(lease_s=LEASE_S), self.clock)
+        self.store = CountingStore(StoreBounds(lease_s=LEASE_S), self.clock)
         self.fields = {"on_disconnect": "cancel", **fields}
         self.first, self.second = (Process(name, self, self.fields) for name in ("i1", "i2"))
         self.second.stream.produce_elsewhere()

@@ -260,7 +260,7 @@ def test_what_contradicts_the_log_is_not_shown_any_longer() -> None:
 
 
 class Living:
-    """A producer's stream with its recorder and log, and a follower that reads the store now and then."""
+    """A producer's stream with its recorder and store, and a follower that reads the store."""
 
     def __init__(self, choices: int) -> None:
         self.clock = FakeClock()

@@ -17,7 +17,7 @@ from tests.fakes.generator import FakeGenerator, FakeTokenizer
 from tests.fakes.requests import request
 
 
-class CountingLog(MemoryStreamStore):
+class CountingStore(MemoryStreamStore):
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(StoreBounds(), clock)
         self.calls: list[int] = []
@@ -30,7 +30,7 @@ class CountingLog(MemoryStreamStore):
 def test_calls_are_paced_and_take_everything_that_came_meanwhile() -> None:
     async def main() -> None:
         clock = FakeClock()
-        store, generator = CountingLog(clock), FakeGenerator(8)
+        store, generator = CountingStore(clock), FakeGenerator(8)
         model = Model(ModelSettings(name="letters"), FakeTokenizer(), generator)
         service = GenerationService(Settings(), {"letters": model}, store, ingress="i1", clock=clock)
         running = asyncio.ensure_future(service.run())
@@ -52,7 +52,7 @@ def test_calls_are_paced_and_take_everything_that_came_meanwhile() -> None:
     asyncio.run(main())
 
 
-class FailingLog(CountingLog):
+class FailingStore(CountingStore):
     """Does what it is called for, and then does not say so."""
 
     fails = False
@@ -65,11 +65,11 @@ class FailingLog(CountingLog):
 
 
 class World:
-    """A service with a log, whose time passes by hand."""
+    """A service with a stream store, whose time passes by hand."""
 
-    def __init__(self, log_class: type[CountingLog]) -> None:
+    def __init__(self, store_class: type[CountingStore]) -> None:
         self.clock = FakeClock()
-        self.store, self.generator = log_class(self.clock), FakeGenerator(8)
+        self.store, self.generator = store_class(self.clock), FakeGenerator(8)
         model = Model(ModelSettings(name="letters"), FakeTokenizer(), self.generator)
         self.service = GenerationService(
             Settings(), {"letters": model}, self.store, ingress="i1", clock=self.clock
@@ -84,8 +84,8 @@ class World:
 
 
 @asynccontextmanager
-async def running_world(log_class: type[CountingLog] = CountingLog) -> AsyncIterator[World]:
-    world = World(log_class)
+async def running_world(store_class: type[CountingStore] = CountingStore) -> AsyncIterator[World]:
+    world = World(store_class)
     running = asyncio.ensure_future(world.service.run())
     yield world
     running.cancel()
@@ -109,9 +109,9 @@ def test_each_choice_is_recorded_as_far_as_it_is() -> None:
 
 def test_what_was_written_without_an_answer_is_written_again_and_counts_once() -> None:
     async def main() -> None:
-        async with running_world(FailingLog) as world:
+        async with running_world(FailingStore) as world:
             store = world.store
-            assert isinstance(store, FailingLog)
+            assert isinstance(store, FailingStore)
             stream = await world.service.start(request())
             store.fails = True
             world.generator.generations[0].say("ab")

@@ -24,7 +24,6 @@ def process(title: str, name: str = "python", *, pid: int = 1, parent: int = 0) 
         ("ray::ServeReplica:streaming:Ingress.handle_request", "ray::ServeRepl", roles.INGRESS),
         ("ray::ServeReplica:streaming:Generator:storyteller.handle", "ray::ServeRepl", roles.GENERATOR),
         ("ray::ServeReplica:streaming:Tokenizer:storyteller", "ray::ServeRepl", roles.TOKENIZER),
-        ("ray::ServeReplica:streaming:StreamLog", "ray::ServeRepl", roles.STREAM_STORE),
         ("ray::ServeReplica:streaming:StreamStore", "ray::ServeRepl", roles.STREAM_STORE),
         ("ray::ServeReplica:other:Filter.check", "ray::ServeRepl", "replica Filter"),
         ("ray::ServeController", "ray::ServeCont", roles.CONTROLLER),

@@ -1,4 +1,4 @@
-"""The engine's thread, produced_here by an engine that the tests command. No test sleeps: each waits for what it
+"""The engine's thread, driven by an engine that the tests command. No test sleeps: each waits for what it
 needs to happen.
 """
 

@@ -14,7 +14,7 @@ from deployments.ingress.generators import GeneratorClient
 from deployments.ingress.replica_links import ReplicaLinks
 from deployments.ingress.replicas import ReplicaDirectory
 from tests.fakes.job_loop import FakeJobLoop
-from tests.fakes.jobs import INGRESS, STALL_TIMEOUT_S, Sink, job
+from tests.fakes.jobs import ACCEPT_TIMEOUT_S, INGRESS, SILENCE_TIMEOUT_S, Sink, job
 from tests.fakes.real_time import until
 
 HOST = "127.0.0.1"
@@ -33,8 +33,8 @@ class World:
             self.directory,
             ingress=INGRESS,
             sequences_per_replica=8,
-            accept_timeout_s=STALL_TIMEOUT_S,
-            silence_timeout_s=STALL_TIMEOUT_S,
+            accept_timeout_s=ACCEPT_TIMEOUT_S,
+            silence_timeout_s=SILENCE_TIMEOUT_S,
         )
 
     def break_link(self) -> None:

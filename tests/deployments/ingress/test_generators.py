@@ -10,7 +10,7 @@ from app.schema.tokens import Steering, TokenBatch
 from deployments.ingress.generators import GeneratorClient
 from deployments.messages.generation import BEAT_S
 from tests.fakes.clock import settle
-from tests.fakes.jobs import INGRESS, STALL_TIMEOUT_S, Sink, job, serving
+from tests.fakes.jobs import INGRESS, SILENCE_TIMEOUT_S, Sink, job, serving
 from tests.fakes.loop import run
 
 
@@ -141,7 +141,7 @@ def test_silence_is_a_loss_and_new_jobs_go_elsewhere() -> None:
                 assert generation.replica == "a"
                 calls.directory.mark("b", silent=False)
                 calls.replicas["a"].hangs = True
-                await asyncio.sleep(STALL_TIMEOUT_S - BEAT_S)
+                await asyncio.sleep(SILENCE_TIMEOUT_S - BEAT_S)
                 assert sink.losses == 0
                 await asyncio.sleep(2 * BEAT_S)
                 assert sink.losses == 1
@@ -149,7 +149,7 @@ def test_silence_is_a_loss_and_new_jobs_go_elsewhere() -> None:
             async with client.open(job(2), Sink()) as generation:
                 assert generation.replica == "b"
             calls.replicas["a"].hangs = False
-            await asyncio.sleep(STALL_TIMEOUT_S + 1)
+            await asyncio.sleep(SILENCE_TIMEOUT_S + 1)
             assert client.capacity == 16
 
     run(main())
@@ -161,7 +161,7 @@ def test_an_engine_that_stands_still_counts_as_silence() -> None:
             sink = Sink()
             async with client.open(job(1), sink):
                 calls.replicas["a"].engine.healthy = False
-                await asyncio.sleep(STALL_TIMEOUT_S + 1)
+                await asyncio.sleep(SILENCE_TIMEOUT_S + 1)
                 assert sink.losses == 1
 
     run(main())
@@ -172,7 +172,7 @@ def test_beats_keep_an_idle_channel() -> None:
         async with serving("a") as (_, client):
             sink = Sink()
             async with client.open(job(1), sink):
-                await asyncio.sleep(20 * STALL_TIMEOUT_S)
+                await asyncio.sleep(20 * SILENCE_TIMEOUT_S)
                 assert sink.losses == 0 and client.capacity == 8
 
     run(main())

@@ -12,7 +12,7 @@ from deployments.ingress.generators import GeneratorClient
 from deployments.links.link import LinkBusy
 from deployments.messages.call import Done, encode
 from tests.fakes.clock import settle
-from tests.fakes.jobs import STALL_TIMEOUT_S, Sink, job, serving
+from tests.fakes.jobs import ACCEPT_TIMEOUT_S, Sink, job, serving
 from tests.fakes.links import FakeLinks
 from tests.fakes.loop import run
 
@@ -84,7 +84,7 @@ def test_a_replica_that_does_not_accept_is_given_up() -> None:
             began_s = asyncio.get_running_loop().time()
             with pytest.raises(GeneratorUnavailable):
                 await _open(client, Sink())
-            assert asyncio.get_running_loop().time() - began_s <= STALL_TIMEOUT_S + 0.1
+            assert asyncio.get_running_loop().time() - began_s <= ACCEPT_TIMEOUT_S + 0.1
 
     run(main())
 

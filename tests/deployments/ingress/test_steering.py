@@ -29,7 +29,7 @@ STEP_S = 0.002
 
 
 class World:
-    """Two ingress processes, a log, and generator replicas "a" and "b"."""
+    """Two ingress processes, a stream store, and generator replicas "a" and "b"."""
 
     def __init__(self) -> None:
         self.calls = FakeLinks()

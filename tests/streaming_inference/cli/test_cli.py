@@ -303,19 +303,16 @@ def test_ctrl_c_ends_generate_and_cancels_its_stream(
     until(lambda: server.running == 0)
 
 
+def endless_answer(server: LiveServer) -> list[str]:
+    """A command whose answer does not end."""
+    words = ["generate", "--model", ENDLESS, "--url", server.url, "hello"]
+    return [sys.executable, "-m", "streaming_inference", *words]
+
+
 def test_a_pipe_that_closes_cancels_the_stream(server: LiveServer) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "streaming_inference",
-        "generate",
-        "--model",
-        ENDLESS,
-        "--url",
-        server.url,
-        "hello",
-    ]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        endless_answer(server), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None and process.stdout.read(5) == ANSWER[:5].encode()
         process.stdout.close()
         assert process.wait(PATIENCE_S) == 1
@@ -324,18 +321,7 @@ def test_a_pipe_that_closes_cancels_the_stream(server: LiveServer) -> None:
 
 
 def test_a_signal_to_a_program_without_a_terminal_does_the_same(server: LiveServer) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "streaming_inference",
-        "generate",
-        "--model",
-        ENDLESS,
-        "--url",
-        server.url,
-        "hello",
-    ]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(endless_answer(server), cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.read(5) == ANSWER[:5].encode()
         process.send_signal(signal.SIGINT)
         process.stdout.read()

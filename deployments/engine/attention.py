@@ -167,7 +167,7 @@ class _Run:
         extent = chunks[0].sequence.extent
         assert extent is not None
         self._tokens = slice(first, first + len(chunks))
-        self._rows = slice(extent.row, extent.row + len(chunks))
+        self._offset = extent.offset
         self._capacity = extent.capacity
         self._shortest = min(chunk.end for chunk in chunks)
         self._longest = max(chunk.end for chunk in chunks)
@@ -176,12 +176,12 @@ class _Run:
 
     def attend(self, heads: Heads, cache: LayerCache) -> torch.Tensor:
         """The attention of the run's tokens: (sequences, heads, value_dim)."""
-        all_keys, all_values = cache.view(self._capacity)
+        count = len(self._lengths)
+        all_keys, all_values = cache.rows(self._offset, self._capacity, count)
         window = heads.window
         start = max(0, self._shortest - window) if window else 0
-        keys = all_keys[self._rows, :, start : self._longest]
-        values = all_values[self._rows, :, start : self._longest]
-        count = keys.shape[0]
+        keys = all_keys[:, :, start : self._longest]
+        values = all_values[:, :, start : self._longest]
         query = heads.query[self._tokens].reshape(count, cache.heads, -1, keys.shape[3])
         mask = self._mask(window, start, query)
         sinks = None if heads.sinks is None else heads.sinks.view(1, cache.heads, -1, 1)
@@ -214,7 +214,7 @@ class _Segment:
         assert extent is not None
         self._tokens = slice(first, first + chunk.count)
         self._positions = positions[self._tokens]
-        self._row = extent.row
+        self._offset = extent.offset
         self._capacity = extent.capacity
         self._start = chunk.start
         self._end = chunk.end
@@ -222,11 +222,11 @@ class _Segment:
 
     def attend(self, heads: Heads, cache: LayerCache) -> torch.Tensor:
         """The attention of the chunk's tokens: (count, heads, value_dim)."""
-        all_keys, all_values = cache.view(self._capacity)
+        all_keys, all_values = cache.rows(self._offset, self._capacity)
         window = heads.window
         start = max(0, self._start + 1 - window) if window else 0
-        keys = all_keys[self._row, :, start : self._end]
-        values = all_values[self._row, :, start : self._end]
+        keys = all_keys[0, :, start : self._end]
+        values = all_values[0, :, start : self._end]
         query = heads.query[self._tokens]
         count, group = query.shape[0], query.shape[1] // cache.heads
         query = query.reshape(count, cache.heads, group, -1).permute(1, 2, 0, 3)

@@ -26,11 +26,6 @@ class Extent:
     offset: int
     capacity: int
 
-    @property
-    def row(self) -> int:
-        """Its number when the memory is seen as rows of `capacity` tokens."""
-        return self.offset // self.capacity
-
 
 @dataclass(frozen=True, slots=True)
 class Move:

@@ -1,8 +1,8 @@
 """The key-value memory of a model: for each layer one tensor for keys and one for values, shared out as
 extents.
 
-An extent holds (heads, capacity, dim), so that the extents of one size are the rows of one view (rows, heads,
-capacity, dim), where `heads` counts key-value heads and `dim` is the dimension of a key or of a value. All
+An extent holds (heads, capacity, dim), so that extents of one size that lie side by side are the rows of one view
+(rows, heads, capacity, dim), where `heads` counts key-value heads and `dim` is the dimension of a key or of a value. All
 memory is taken at the start. It is zeroed at the start, and when a sequence that made non-finite numbers leaves,
 because masked positions are still multiplied by zero and zero times NaN is NaN.
 """
@@ -33,24 +33,14 @@ class LayerCache:
         self.heads = shape.heads
         self.keys = torch.zeros(tokens * shape.heads, shape.key_dim, dtype=shape.dtype, device=device)
         self.values = torch.zeros(tokens * shape.heads, shape.value_dim, dtype=shape.dtype, device=device)
-        self._views: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def view(self, capacity: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys (rows, heads, capacity, key_dim) and values (rows, heads, capacity, value_dim). Tokens after the last
-        whole row are left out.
+    def rows(self, offset: int, capacity: int, count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """The keys (count, heads, capacity, key_dim) and values (count, heads, capacity, value_dim) of `count` extents that lie
+        side by side from token `offset` on. Views: writing to them changes the memory.
         """
-        views = self._views.get(capacity)
-        if views is None:
-            views = self._views[capacity] = (
-                self._rows(self.keys, capacity),
-                self._rows(self.values, capacity),
-            )
-        return views
-
-    def _rows(self, tensor: torch.Tensor, capacity: int) -> torch.Tensor:
-        """`tensor`: (tokens * heads, dim). Returns a view (rows, heads, capacity, dim)."""
-        rows = tensor.shape[0] // (self.heads * capacity)
-        return tensor[: rows * self.heads * capacity].view(rows, self.heads, capacity, -1)
+        part = slice(offset * self.heads, (offset + count * capacity) * self.heads)
+        shape = count, self.heads, capacity, -1
+        return self.keys[part].view(shape), self.values[part].view(shape)
 
 
 class KVCache:
@@ -98,8 +88,8 @@ class KVCache:
         """Takes `extent` back, zeroed first if `scrub`. Another extent may move into its place."""
         if scrub:
             for layer in self.layers:
-                for tensor in layer.view(extent.capacity):
-                    tensor[extent.row].zero_()
+                for tensor in layer.rows(extent.offset, extent.capacity):
+                    tensor.zero_()
         move = self._allocator.free(extent)
         if move is not None:
             source = Extent(move.source, move.tokens)
@@ -108,7 +98,8 @@ class KVCache:
     def copy(self, source: Extent, destination: Extent, tokens: int, overlapping: bool = False) -> None:
         """Copies the first `tokens` tokens of one extent to another; `overlapping` if they may share memory."""
         for layer in self.layers:
-            old_views, new_views = layer.view(source.capacity), layer.view(destination.capacity)
-            for rows, new_rows in zip(old_views, new_views, strict=True):
-                old = rows[source.row, :, :tokens]
-                new_rows[destination.row, :, :tokens] = old.clone() if overlapping else old
+            old_rows = layer.rows(source.offset, source.capacity)
+            new_rows = layer.rows(destination.offset, destination.capacity)
+            for old, new in zip(old_rows, new_rows, strict=True):
+                kept = old[:, :, :tokens]
+                new[:, :, :tokens] = kept.clone() if overlapping else kept

@@ -26,7 +26,7 @@ def test_more_tokens_than_the_largest_extent_are_refused() -> None:
 def test_extents_of_one_size_lie_side_by_side() -> None:
     allocator = ExtentAllocator(65536, 2048)
     extents = [allocator.allocate(100) for _ in range(32)]
-    assert [extent.row for extent in extents if extent] == list(range(32))
+    assert [extent.offset for extent in extents if extent] == list(range(0, 32 * 128, 128))
 
 
 def test_the_last_one_moves_into_the_place_of_one_that_is_freed() -> None:

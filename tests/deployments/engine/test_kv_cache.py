@@ -13,16 +13,16 @@ def make_cache(tokens: int = 4096) -> KVCache:
 
 def fill(cache: KVCache, extent: Extent, number: float) -> None:
     for layer in cache.layers:
-        for rows in layer.view(extent.capacity):
-            rows[extent.row] = number
+        for rows in layer.rows(extent.offset, extent.capacity):
+            rows[:] = number
 
 
 def contents(cache: KVCache, extent: Extent, tokens: int) -> set[float]:
     return {
         value
         for layer in cache.layers
-        for rows in layer.view(extent.capacity)
-        for value in rows[extent.row, :, :tokens].flatten().tolist()
+        for rows in layer.rows(extent.offset, extent.capacity)
+        for value in rows[0, :, :tokens].flatten().tolist()
     }
 
 
@@ -35,10 +35,10 @@ def place(cache: KVCache, tokens: int, number: float) -> Extent:
 
 def test_each_layer_has_its_own_shape() -> None:
     cache = make_cache()
-    keys, values = cache.layers[0].view(256)
-    assert keys.shape == (16, 2, 256, 4)
-    assert values.shape == (16, 2, 256, 3)
-    assert cache.layers[1].view(128)[0].shape == (32, 1, 128, 8)
+    keys, values = cache.layers[0].rows(256, 256, 3)
+    assert keys.shape == (3, 2, 256, 4)
+    assert values.shape == (3, 2, 256, 3)
+    assert cache.layers[1].rows(128, 128)[0].shape == (1, 1, 128, 8)
 
 
 def test_contents_follow_an_extent_that_moves() -> None:

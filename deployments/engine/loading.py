@@ -40,18 +40,24 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
+# Names in /proc/cpuinfo of the instructions that multiply bfloat16: of x86 (AVX-512 and AMX) and of ARM.
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
 def cpu_computes(dtype: torch.dtype) -> bool:
     """Whether this CPU multiplies matrices of `dtype` natively."""
     if dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported() and "avx512_bf16" in _cpu_flags()
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported() and not _BFLOAT16_FLAGS.isdisjoint(cpu_flags())
     if dtype == torch.float16:
-        return "avx512_fp16" in _cpu_flags()
+        return "avx512_fp16" in cpu_flags()
     return True
 
 
-def _cpu_flags() -> str:
+def cpu_flags() -> set[str]:
+    """The features of the CPU as Linux names them; empty elsewhere."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
-            return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+            flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     except OSError:
-        return ""
+        return set()
+    return set(flags.partition(":")[2].split())

@@ -55,6 +55,27 @@ def test_single_precision_is_always_computed() -> None:
     assert isinstance(loading.cpu_computes(torch.float16), bool)
 
 
+@pytest.mark.parametrize(
+    ("flags", "native"),
+    [
+        ({"fpu", "avx512f", "avx512_bf16"}, True),
+        ({"fpu", "amx_tile", "amx_bf16"}, True),
+        ({"fp", "asimd", "sve", "bf16"}, True),  # ARM: Graviton 3 and later
+        ({"fpu", "avx2", "avx512f"}, False),
+        ({"fpu", "avx_ne_convert"}, False),  # converts bfloat16, multiplies float32
+        (set(), False),
+    ],
+)
+def test_bfloat16_is_native_by_the_flags_of_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, flags: set[str], native: bool
+) -> None:
+    monkeypatch.setattr(loading, "cpu_flags", lambda: flags)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True, raising=False)
+    assert loading.cpu_computes(torch.bfloat16) == native
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert not loading.cpu_computes(torch.bfloat16)
+
+
 def test_devices() -> None:
     assert choose_device("cpu").type == "cpu"
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

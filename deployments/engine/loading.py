@@ -11,13 +11,19 @@ from deployments.engine.protocol import UnsupportedModel
 
 
 def load_engine(
-    path: str, config: EngineConfig, *, device: str = "auto", dtype: str = "auto"
+    path: str,
+    config: EngineConfig,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    end_ids: frozenset[int] | None = None,
 ) -> TransformersEngine:
     """Loads the weights and checks the model. Raises `UnsupportedModel`, and `OSError` when there is no model
     at `path`.
 
     `device` is auto (CUDA if there is one), cpu or cuda; `dtype` is auto (as the weights say), float32,
     bfloat16 or float16. On a CPU that has no arithmetic of its own for half precision, auto means float32.
+    `end_ids` are the engine's; None or none: those that the loaded model names.
     """
     target = choose_device(device)
     wanted = "auto" if dtype == "auto" else getattr(torch, dtype)
@@ -31,7 +37,7 @@ def load_engine(
     if dtype == "auto" and target.type == "cpu" and not cpu_computes(model.dtype):
         module.to(torch.float32)
     module.to(target)
-    return TransformersEngine(model, config)
+    return TransformersEngine(model, config, end_ids=end_ids or None)
 
 
 def choose_device(device: str) -> torch.device:

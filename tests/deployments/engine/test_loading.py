@@ -35,6 +35,12 @@ def test_a_saved_model_answers_as_before(tmp_path: Path) -> None:
     assert engine._end_ids == {9}
 
 
+def test_the_end_tokens_may_be_given(tmp_path: Path) -> None:
+    path = save(tmp_path, torch.float32)
+    assert load_engine(path, CONFIG, device="cpu", end_ids=frozenset({7, 8}))._end_ids == {7, 8}
+    assert load_engine(path, CONFIG, device="cpu", end_ids=frozenset())._end_ids == {9}
+
+
 @pytest.mark.parametrize(("native", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
 def test_weights_in_half_precision_are_widened_where_the_cpu_has_no_arithmetic_for_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool, dtype: torch.dtype

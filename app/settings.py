@@ -26,8 +26,8 @@ class ModelSettings(_Section):
     """One model: where it is, how it runs, how many replicas serve it.
 
     `accept_timeout_s`: a replica that has not taken a job by then is passed over. `step_timeout_s`: a replica whose engine needs
-    longer for one step is unhealthy. `sampling_defaults`: whether the model's generation_config.json says what
-    requests leave out. `control_tokens_in_messages`: whether names of control tokens in the content of a message
+    longer for one step is unhealthy. `sampling_defaults`: whether requests get what they leave out from the
+    model's generation_config.json. `control_tokens_in_messages`: whether names of control tokens in the content of a message
     are plain text or those tokens.
     """
 

@@ -29,23 +29,24 @@ class ControlTokens:
     """The control tokens of a tokenizer: its special tokens, and its other added tokens that `template` names."""
 
     def __init__(self, tokenizer_json: str, template: str) -> None:
+        written = json.loads(tokenizer_json)
         # Of single characters only special tokens: others are ordinary text (Gemma has one for the line break).
         control = [
             token
-            for token in json.loads(tokenizer_json)["added_tokens"]
+            for token in written["added_tokens"]
             if token["content"]
             and (token["special"] or (len(token["content"]) > 1 and token["content"] in template))
         ]
         # A client can't write an alias, because it can't know the secret.
         secret = secrets.token_hex(8)
         aliases = {token["content"]: f"{QUOTE}{secret}-{token['id']}{QUOTE}" for token in control}
-        self._tokenizer, self._aliases = _renamed(tokenizer_json, aliases)
         self._special = {token["content"] for token in control if token["special"]}
         longest_first = sorted(aliases, key=len, reverse=True)
         self._names = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._beginnings = {case(name[0]) for name in aliases for case in (str.lower, str.upper)}
         # The names of such tokens are found in normalized text, so they can begin with any character.
         self._normalized = any(token["normalized"] for token in control)
+        self._tokenizer, self._aliases = _renamed(written, aliases)
 
     def can_be_named(self, texts: Iterable[str]) -> bool:
         """Whether a template could make the name of a control token from these texts."""
@@ -139,12 +140,11 @@ def encoded(tokenizer: tokenizers.Tokenizer, text: str, *, add_special_tokens: b
     return ids
 
 
-def _renamed(tokenizer_json: str, names: dict[str, str]) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
-    """The tokenizer with the tokens `names` under other names, which no text becomes; and the names that were changed.
+def _renamed(written: dict[str, Any], names: dict[str, str]) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+    """The tokenizer of a tokenizer.json with the tokens `names` under other names, and the names that were changed.
 
-    A single character keeps its name (CLIP pads with "!"): it is an ordinary token too, with the same id.
+    Changes `written`. A single character keeps its name (CLIP pads with "!"): it is an ordinary token too, with the same id.
     """
-    written = json.loads(tokenizer_json)
     model = written["model"]
     changed = {name: alias for name, alias in names.items() if len(name) > 1}
     vocabulary = model["vocab"]

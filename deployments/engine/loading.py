@@ -11,13 +11,19 @@ from deployments.engine.protocol import UnsupportedModel
 
 
 def load_engine(
-    path: str, config: EngineConfig, *, device: str = "auto", dtype: str = "auto"
+    path: str,
+    config: EngineConfig,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    end_ids: frozenset[int] | None = None,
 ) -> TransformersEngine:
     """Loads the weights and checks the model. Raises `UnsupportedModel`, and `OSError` when there is no model
     at `path`.
 
     `device` is auto (CUDA if there is one), cpu or cuda; `dtype` is auto (as the weights say), float32,
     bfloat16 or float16. On a CPU that has no arithmetic of its own for half precision, auto means float32.
+    `end_ids` are the engine's; None or none: those that the loaded model names.
     """
     target = choose_device(device)
     wanted = "auto" if dtype == "auto" else getattr(torch, dtype)
@@ -31,7 +37,7 @@ def load_engine(
     if dtype == "auto" and target.type == "cpu" and not cpu_computes(model.dtype):
         module.to(torch.float32)
     module.to(target)
-    return TransformersEngine(model, config)
+    return TransformersEngine(model, config, end_ids=end_ids or None)
 
 
 def choose_device(device: str) -> torch.device:
@@ -40,18 +46,24 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
+# Names in /proc/cpuinfo of the instructions that multiply bfloat16: of x86 (AVX-512 and AMX) and of ARM.
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
 def cpu_computes(dtype: torch.dtype) -> bool:
     """Whether this CPU multiplies matrices of `dtype` natively."""
     if dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported() and "avx512_bf16" in _cpu_flags()
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported() and not _BFLOAT16_FLAGS.isdisjoint(cpu_flags())
     if dtype == torch.float16:
-        return "avx512_fp16" in _cpu_flags()
+        return "avx512_fp16" in cpu_flags()
     return True
 
 
-def _cpu_flags() -> str:
+def cpu_flags() -> set[str]:
+    """The features of the CPU as Linux names them; empty elsewhere."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
-            return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+            flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     except OSError:
-        return ""
+        return set()
+    return set(flags.partition(":")[2].split())

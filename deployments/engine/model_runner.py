@@ -62,8 +62,13 @@ class ModelRunner:
         self._row_multiple = make_batch_invariant(model) if self._device.type == "cpu" else 1
         probe = ShapeProbe()
         ids = torch.arange(2, device=self._device)
-        with torch.inference_mode():
-            self._logits(ids, ids, probe, [1])
+        try:
+            with torch.inference_mode():
+                self._logits(ids, ids, probe, [1])
+        except Exception as error:
+            raise UnsupportedModel(
+                f"{_name(model)} can't be served: its layers don't run with this engine's attention ({error})"
+            ) from error
         check_layers(model, probe)
         layers = [shape for _, shape in sorted(probe.shapes.items())]
         self.kv_cache = KVCache(layers, config.kv_cache_tokens, self.max_model_len_tokens, self._device)

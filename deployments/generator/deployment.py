@@ -15,7 +15,7 @@ from deployments.engine.loop import EngineLoop
 from deployments.engine.simulated import SimulatedEngine
 from deployments.generator.autoscaling import SEQUENCES
 from deployments.generator.server import GeneratorServer
-from deployments.model.files import load_tokenizer, model_path, printable_token_ids
+from deployments.model.files import load_tokenizer, model_path, printable_token_ids, read_end_ids
 
 if TYPE_CHECKING:
     from deployments.engine.protocol import Engine
@@ -37,7 +37,7 @@ def build_engine(settings: ModelSettings) -> Engine:
     # torch stays out of the processes that only build or route.
     from deployments.engine.loading import load_engine
 
-    return load_engine(path, config, device=settings.device, dtype=settings.dtype)
+    return load_engine(path, config, device=settings.device, dtype=settings.dtype, end_ids=read_end_ids(path))
 
 
 class Generator(GeneratorServer):

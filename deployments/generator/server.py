@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
-from app.errors import ServiceError
+from app.errors import InvalidRequest, ServiceError
 from app.schema.tokens import Job, Steering, TokenBatch
 from deployments.generator.channel import ChannelServer
 from deployments.links.server import LinkServer
@@ -72,7 +72,11 @@ class GeneratorServer:
     async def generate(self, job: Job) -> AsyncGenerator[bytes, None]:
         """Yields one encoded reply; after an acceptance, ends when the job has. Closing or cancelling it aborts the job."""
         assert self._loop is not None
-        running = self._channels.register(job)
+        try:
+            running = self._channels.register(job)
+        except InvalidRequest as error:
+            yield encode(ErrorReply.of(error))
+            return
         try:
             try:
                 await self._loop.add(job)

@@ -49,6 +49,11 @@ class Engine(Protocol):
     def max_model_len_tokens(self) -> int: ...
 
     @property
+    def max_sequences(self) -> int:
+        """Sequences that it holds at once, paused ones included."""
+        ...
+
+    @property
     def has_work(self) -> bool: ...
 
     @property

@@ -9,11 +9,11 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from app.errors import InvalidRequest, Overloaded
+from app.errors import InvalidRequest
 from app.schema.tokens import Edit, EngineFinish, Job, Steering, TokenBatch, TokenLogprob, steered_logprobs
 from deployments.engine.config import EngineConfig
 from deployments.engine.job_choice import JobChoice
-from deployments.engine.jobs import check_job, open_choices
+from deployments.engine.jobs import check_job, check_places, open_choices
 from deployments.engine.protocol import Outputs
 
 S = TypeVar("S", bound=JobChoice)
@@ -67,7 +67,7 @@ class StreamEngine(Generic[S]):
     ) -> None:
         self.vocab_size = vocab_size
         self.max_model_len_tokens = max_model_len_tokens
-        self._max_sequences = config.max_sequences
+        self.max_sequences = config.max_sequences
         self._scheduler = scheduler
         self._end_ids = end_ids
         self._streams: dict[tuple[str, int], Stream[S]] = {}
@@ -88,25 +88,25 @@ class StreamEngine(Generic[S]):
         if stream in self._streams:
             raise InvalidRequest(f"The ingress already has a stream with the key {job.key}.")
         choices = open_choices(job)
-        held = len(self._scheduler)
-        if held + len(choices) > self._max_sequences:
-            raise Overloaded(
-                f"The model has {held} sequences of at most {self._max_sequences}; this request needs {len(choices)} more.",
-                retry_after_s=1,
-            )
-        unfinished = []
+        check_places(len(self._scheduler), len(choices), self.max_sequences)
+        unfinished: list[S] = []
+        ended: list[TokenBatch] = []
         for sequence in self._make_sequences(job, choices):
             finish, stop_token = sequence.finish(self._end_ids)
             if finish is None:
                 unfinished.append(sequence)
-                self._scheduler.add(sequence)
             else:
-                ended = TokenBatch(
+                batch = TokenBatch(
                     sequence.key, sequence.choice, sequence.position, [], finish, stop_token=stop_token
                 )
-                self._made.setdefault(job.ingress, []).append(ended)
+                ended.append(batch)
+        # Nothing is kept of the job up to here, if something fails.
+        if ended:
+            self._made.setdefault(job.ingress, []).extend(ended)
         if unfinished:
             self._streams[stream] = Stream(unfinished)
+        for sequence in unfinished:
+            self._scheduler.add(sequence)
         self._admit()
 
     def abort(self, ingress: str, key: int) -> None:

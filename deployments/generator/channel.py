@@ -47,7 +47,10 @@ class ChannelServer:
         return self._outbox(ingress).attach(after)
 
     def register(self, job: Job) -> RunningJob:
-        """Counts the choices of `job` until they have ended. Call it before the engine gets the job, and `forget` at the end."""
+        """Counts the choices of `job` until they have ended. Call it in the tick in which the engine loop accepts the job.
+
+        Call `forget` at the end.
+        """
         running = RunningJob(job)
         self._jobs[job.ingress, job.key] = running
         return running

@@ -26,7 +26,7 @@ class JobLoop(Protocol):
 
     @property
     def healthy(self) -> bool: ...
-    async def add(self, job: Job) -> None: ...
+    def add(self, job: Job) -> None: ...
     def abort(self, ingress: str, key: int) -> None: ...
     def pause(self, ingress: str, key: int) -> None: ...
     def resume(self, ingress: str, key: int) -> None: ...
@@ -72,13 +72,13 @@ class GeneratorServer:
     async def generate(self, job: Job) -> AsyncGenerator[bytes, None]:
         """Yields one encoded reply; after an acceptance, ends when the job has. Closing or cancelling it aborts the job."""
         assert self._loop is not None
-        running = self._channels.register(job)
         try:
-            try:
-                await self._loop.add(job)
-            except ServiceError as error:
-                yield encode(ErrorReply.of(error))
-                return
+            self._loop.add(job)
+        except ServiceError as error:
+            yield encode(ErrorReply.of(error))
+            return
+        running = self._channels.register(job)  # the first batch is delivered in a later tick
+        try:
             yield encode(Done(None))
             await running.ended()
         finally:

@@ -20,7 +20,7 @@ class FakeJobLoop:
         self._counts: dict[tuple[str, int, int], int] = {}
         server.serve(self)
 
-    async def add(self, job: Job) -> None:
+    def add(self, job: Job) -> None:
         if self.refusal is not None:
             raise self.refusal
         self.jobs[job.ingress, job.key] = job

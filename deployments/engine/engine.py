@@ -91,13 +91,10 @@ class TransformersEngine(StreamEngine[Sequence]):
 
     # The step.
 
-    def step(self) -> Outputs:
-        outputs, self._made = self._made, {}
+    def _make_tokens(self, outputs: Outputs) -> None:
         chunks = self._scheduler.schedule()
         for sequence, sample in self._run(chunks):
             self._hand_over(outputs, sequence, sample)
-        self._steps += 1
-        return outputs
 
     def _run(self, chunks: list[Chunk]) -> list[tuple[Sequence, Sample | None]]:
         """What each sequence that is through its tokens gets; None for one that failed."""

@@ -70,6 +70,16 @@ class Scheduler:
         sequence.state = State.GONE
         self.release(sequence, scrub)
 
+    def clear(self) -> None:
+        """Forgets all sequences and takes all memory back, without a touch of the device."""
+        for sequences in (self.waiting, self.running, self.paused):
+            for sequence in sequences:
+                sequence.state = State.GONE
+                sequence.extent = None
+                sequence.computed = 0
+            sequences.clear()
+        self._kv_cache.reset()
+
     def pause(self, sequence: Sequence) -> None:
         """Takes the sequence out of the batch or the queue. It keeps its memory until another sequence needs it."""
         if sequence.state in (State.RUNNING, State.WAITING):

@@ -143,6 +143,13 @@ class Pace:
             else:
                 self.starting.remove(sequence)
 
+    def clear(self) -> None:
+        self.waiting.clear()
+        self.starting.clear()
+        self.running.clear()
+        self.paused.clear()
+        self.used_tokens = 0
+
     def pause(self, sequence: SimulatedSequence) -> None:
         if sequence not in self.paused:
             self.remove(sequence)
@@ -246,14 +253,11 @@ class SimulatedEngine(StreamEngine[SimulatedSequence]):
             failed_steps=0,
         )
 
-    def step(self) -> Outputs:
-        outputs, self._made = self._made, {}
+    def _make_tokens(self, outputs: Outputs) -> None:
         now = self._clock()
         self._advance(outputs, self._scheduler.tick(now))
         self._advance(outputs, self._scheduler.start(now))
-        self._steps += 1
         self._admit()
-        return outputs
 
     def _advance(self, outputs: Outputs, sequences: list[SimulatedSequence]) -> None:
         """One token for each of `sequences`."""

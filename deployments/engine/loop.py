@@ -66,6 +66,7 @@ class EngineLoop:
         self._stopping = False
         self._idle = True
         self._progress_at = clock()
+        engine.progress = self._progressed
         self._broken_in_a_row = 0
         self._statistics = engine.statistics()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -129,7 +130,11 @@ class EngineLoop:
 
     @property
     def healthy(self) -> bool:
-        """The thread is there, its engine is healthy, and no step takes longer than `step_timeout_s`."""
+        """The thread is there, its engine is healthy, and no part of a step takes longer than `step_timeout_s`.
+
+        A part is a layer of the model, or what comes after the layers; see `Engine.progress`. A step of many long parts is no
+        hung step.
+        """
         stalled = not self._idle and self._clock() - self._progress_at > self._step_timeout_s
         broken = self._broken_in_a_row >= MAX_BROKEN_STEPS
         there = self._thread.is_alive() and not self._stopping
@@ -164,6 +169,9 @@ class EngineLoop:
         finally:
             self._close()
 
+    def _progressed(self) -> None:
+        self._progress_at = self._clock()
+
     def _wait(self) -> bool:
         """Sleeps until there is a command or a step is due. False when the loop is to end."""
         with self._changed:
@@ -173,7 +181,7 @@ class EngineLoop:
                     break
                 self._idle = True
                 self._changed.wait(due_s)
-            self._progress_at = self._clock()
+            self._progressed()
             self._idle = False
             return not self._stopping
 
@@ -181,6 +189,7 @@ class EngineLoop:
         """Obeys all commands. The endings of jobs that the engine doesn't take go to `outputs`."""
         while self._commands:
             command = self._commands.popleft()
+            self._progressed()
             if not isinstance(command, Job):
                 command()
                 continue

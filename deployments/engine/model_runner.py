@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from deployments.engine.kv_cache import KVCache
 from deployments.engine.protocol import UnsupportedModel
 from deployments.engine.scheduler import Chunk
 from deployments.engine.sequence import Sequence
+from deployments.engine.step_progress import StepProgress
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ _TOLERANCES = {torch.float32: 5e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
 
 class ModelRunner:
     """Owns the model and its key-value memory. `max_model_len_tokens` is the configured length, or less if
-    the model has less.
+    the model has less. `progress` is called in every layer.
 
     Raises `UnsupportedModel`.
     """
@@ -45,6 +47,7 @@ class ModelRunner:
     def __init__(self, model: PreTrainedModel, config: EngineConfig) -> None:
         text_config = model.config.get_text_config()
         check_supported(model)
+        self.progress: Callable[[], None] = lambda: None
         self._model = model
         self._model.train(False)
         self._device = model.device
@@ -106,7 +109,9 @@ class ModelRunner:
         index = torch.tensor(rows, dtype=torch.long).to(self._device, non_blocking=True)
         if self._takes_logits_index and not everything:
             arguments["logits_to_keep"] = index
-        logits: torch.Tensor = self._model(**arguments, attention_step=step).logits[0]
+        logits: torch.Tensor = self._model(
+            **arguments, attention_step=StepProgress(step, self.progress)
+        ).logits[0]
         return logits if everything or self._takes_logits_index else logits[index]
 
     # Checks at the start.

@@ -7,6 +7,7 @@ torch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -40,7 +41,12 @@ class Engine(Protocol):
 
     Every accepted choice that isn't aborted ends with exactly one batch whose `finish` is set. The batches of
     a choice come in order of position. After `abort` nothing of the stream comes any more.
+
+    The owner may set `progress`. The engine calls it again and again inside of a step, wherever the work goes on, so that only
+    a step that hangs is silent.
     """
+
+    progress: Callable[[], None]
 
     @property
     def vocab_size(self) -> int: ...

@@ -9,6 +9,7 @@ its memory is freed. What a failed step or command had made stays in `_made`, an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -73,6 +74,7 @@ class StreamEngine(Generic[S]):
         max_model_len_tokens: int,
         end_ids: frozenset[int] = frozenset(),
     ) -> None:
+        self.progress: Callable[[], None] = lambda: None
         self.vocab_size = vocab_size
         self.max_model_len_tokens = max_model_len_tokens
         self.max_sequences = config.max_sequences
@@ -122,6 +124,7 @@ class StreamEngine(Generic[S]):
         self._admit()
 
     def step(self) -> Outputs:
+        self.progress()
         self._make_tokens(self._made)
         outputs, self._made = self._made, {}
         self._steps += 1

@@ -25,10 +25,11 @@ class SimulatedSettings(_Section):
 class ModelSettings(_Section):
     """One model: where it is, how it runs, how many replicas serve it.
 
-    `accept_timeout_s`: a replica that has not taken a job by then is passed over. `step_timeout_s`: a replica whose engine needs
-    longer for one step is unhealthy. `sampling_defaults`: whether requests get what they leave out from the
-    model's generation_config.json. `control_tokens_in_messages`: whether names of control tokens in the content of a message
-    are plain text or those tokens.
+    `prefill_chunk_ms`: the time for which one step reads prompts, while the running streams wait; `prefill_chunk_tokens` bounds
+    it. `accept_timeout_s`: a replica that has not taken a job by then is passed over. `step_timeout_s`: a replica whose engine
+    makes no progress for longer, not by one layer of a step, is unhealthy. `sampling_defaults`: whether requests get what they
+    leave out from the model's generation_config.json. `control_tokens_in_messages`: whether names of control tokens in the content
+    of a message are plain text or those tokens.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] = (
@@ -46,6 +47,7 @@ class ModelSettings(_Section):
     max_waiting_sequences: PositiveInt = 64
     kv_cache_tokens: PositiveInt = 65536
     prefill_chunk_tokens: PositiveInt = 512
+    prefill_chunk_ms: PositiveInt = 150
     accept_timeout_s: Seconds = 3
     step_timeout_s: Seconds = 3
     min_replicas: PositiveInt = 1

@@ -314,7 +314,7 @@ def _attention(
     keys, value_dim); `mask`: (batch, 1, rows or 1, keys), additive; `sinks`: (kv_heads, rows). Returns (batch, kv_heads, rows,
     value_dim).
     """
-    batch, kv_heads, rows, key_dim = query.shape
+    batch, _, rows, key_dim = query.shape
     if heads.softcap is None and sinks is None and key_dim == values.shape[3]:
         keys, values = keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1)
         return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=heads.scale)

@@ -10,8 +10,8 @@ from app.settings import ModelSettings
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Sequences count each choice of a stream. Memory is in tokens, of all sequences together.
 
-    `prefill_chunk_tokens` bounds the prompt tokens that one step takes beside the running streams, and with
-    it how long these wait for their next token.
+    A step takes prompt tokens beside the running streams for about `prefill_chunk_ms`, and at most `prefill_chunk_tokens` of
+    them. So long the running streams wait for their next token.
     """
 
     max_model_len_tokens: int = 2048
@@ -19,6 +19,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting_sequences: int = 64
     kv_cache_tokens: int = 65536
     prefill_chunk_tokens: int = 512
+    prefill_chunk_ms: int = 150
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:

@@ -1,6 +1,6 @@
 """The engine over a transformers model: a step schedules, runs, samples and puts out.
 
-Ownership: one thread. Faults belong to requests: when a step fails, its sequences are tried alone, and those
+Ownership: one thread. Faults belong to requests: when a step fails, its sequences are tried in halves, and those
 that fail alone end with `finish` "error" while the others go on. Only when the model no longer does what it
 did at the start does the engine call itself unhealthy.
 """
@@ -8,6 +8,9 @@ did at the start does the engine call itself unhealthy.
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
+from collections.abc import Callable
 from typing import cast
 
 from transformers import PreTrainedModel
@@ -15,6 +18,7 @@ from transformers import PreTrainedModel
 from app.schema.tokens import Job, TokenBatch
 from deployments.engine.config import EngineConfig
 from deployments.engine.model_runner import ModelRunner
+from deployments.engine.prefill_budget import PrefillBudget
 from deployments.engine.protocol import EngineStatistics, Outputs
 from deployments.engine.sampler import Sample, Sampler
 from deployments.engine.scheduler import Chunk, Scheduler
@@ -25,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 MAX_FAILED_STEPS = 3
 """Failed steps in a row after which the engine is unhealthy."""
+
+SEARCH_S = 0.25
+"""The time that one step gives to the search for the sequences that make it fail, besides its own; at least one try."""
 
 _FAILED = "The model failed on this request."
 _NOT_FINITE = "The model gave numbers that are not finite for this request."
@@ -40,9 +47,15 @@ class TransformersEngine(StreamEngine[Sequence]):
     _scheduler: Scheduler
 
     def __init__(
-        self, model: PreTrainedModel, config: EngineConfig, *, end_ids: frozenset[int] | None = None
+        self,
+        model: PreTrainedModel,
+        config: EngineConfig,
+        *,
+        end_ids: frozenset[int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = ModelRunner(model, config)
+        self._runner.progress = lambda: self.progress()
         super().__init__(
             config,
             Scheduler(config, self._runner.kv_cache),
@@ -51,6 +64,11 @@ class TransformersEngine(StreamEngine[Sequence]):
             end_ids=model_end_ids(model) if end_ids is None else end_ids,
         )
         self._sampler = Sampler(self._end_ids)
+        self._clock = clock
+        self._prefill_budget = PrefillBudget(config.prefill_chunk_ms / 1000, config.prefill_chunk_tokens)
+        self._suspects: list[list[Sequence]] = []
+        self._has_worked = False
+        self._failed_alone = 0
         self._arrivals = 0
         self._failed_steps = 0
         self._failed_in_a_row = 0
@@ -95,54 +113,90 @@ class TransformersEngine(StreamEngine[Sequence]):
 
     # The step.
 
-    def step(self) -> Outputs:
-        outputs, self._made = self._made, {}
+    def _make_tokens(self, outputs: Outputs) -> None:
+        self._scheduler.chunk_tokens = self._prefill_budget.tokens
         chunks = self._scheduler.schedule()
         for sequence, sample in self._run(chunks):
             self._hand_over(outputs, sequence, sample)
-        self._steps += 1
-        return outputs
 
     def _run(self, chunks: list[Chunk]) -> list[tuple[Sequence, Sample | None]]:
-        """What each sequence that is through its tokens gets; None for one that failed."""
-        if not chunks:
-            return []
-        try:
-            results = self._run_together(chunks)
-        except Exception as error:
-            logger.warning("a step of %d sequences failed (%r); they are tried alone", len(chunks), error)
-            return self._run_alone(chunks)
-        self._failed_in_a_row = 0
-        return results
+        """What each sequence that is through its tokens gets; None for one that failed.
+
+        When a group of sequences fails, its halves are tried, and so on down to the sequences whose fault it is. What is not
+        tried within `SEARCH_S` is left to the next steps, which begin with those that are not suspected.
+        """
+        if not self._suspects:
+            self._has_worked = False
+            self._failed_alone = 0
+        groups = self._groups(chunks)
+        results: list[tuple[Sequence, Sample | None]] = []
+        failed: list[Sequence] = []
+        search_ends_s: float | None = None
+        while groups and (search_ends_s is None or self._clock() < search_ends_s):
+            group = groups.popleft()
+            error: Exception | None = None
+            try:
+                results += self._run_together(group)
+            except Exception as caught:
+                error = caught
+                self.progress()
+            if search_ends_s is None:
+                search_ends_s = self._clock() + SEARCH_S
+            if error is None:
+                self._has_worked = True
+                self._failed_in_a_row = 0
+            elif len(group) > 1:
+                logger.warning("a step of %d sequences failed (%r); its halves are tried", len(group), error)
+                half = len(group) // 2
+                groups.extendleft((group[half:], group[:half]))
+            else:
+                logger.error("a sequence failed alone; it ends", exc_info=error)
+                failed.append(group[0].sequence)
+                self._failed_alone += 1
+                nothing_works = not self._has_worked and (self._failed_alone > 1 or not groups)
+                if nothing_works and self._is_broken(failed):
+                    failed += [chunk.sequence for group in groups for chunk in group]
+                    groups.clear()
+        self._suspects = [[chunk.sequence for chunk in group] for group in groups]
+        return results + [(sequence, None) for sequence in failed]
+
+    def _groups(self, chunks: list[Chunk]) -> deque[list[Chunk]]:
+        """The chunks that are computed together: those of the sequences that are not suspected, then each group of suspects."""
+        if not self._suspects:
+            return deque([chunks] if chunks else [])
+        left = {chunk.sequence: chunk for chunk in chunks}
+        suspected = [
+            [left.pop(sequence) for sequence in group if sequence in left] for group in self._suspects
+        ]
+        return deque(group for group in ([*left.values()], *suspected) if group)
 
     def _run_together(self, chunks: list[Chunk]) -> list[tuple[Sequence, Sample | None]]:
+        began_s = self._clock()
         logits, sequences = self._runner.forward(chunks)
+        self.progress()
         samples = self._sampler.sample(logits, sequences) if sequences else []
+        self.progress()
         for chunk in chunks:
             chunk.sequence.computed = chunk.end
+        prompt_tokens = sum(chunk.count for chunk in chunks if chunk.count > 1)
+        decode_tokens = sum(chunk.count == 1 for chunk in chunks)
+        self._prefill_budget.record(prompt_tokens, decode_tokens, self._clock() - began_s)
         return list(zip(sequences, samples, strict=True))
 
-    def _run_alone(self, chunks: list[Chunk]) -> list[tuple[Sequence, Sample | None]]:
-        """Finds out whose fault it was. A step in which nothing works counts against the engine if the model
-        is broken.
+    def _is_broken(self, failed: list[Sequence]) -> bool:
+        """Asked when nothing has worked since a step failed, and `failed` have failed alone: whether it is the model's fault.
+
+        Then it counts against the engine. Their memory is freed for the question.
         """
-        results: list[tuple[Sequence, Sample | None]] = []
-        failed = 0
-        for chunk in chunks:
-            try:
-                results += self._run_together([chunk])
-            except Exception:
-                logger.exception("a sequence failed alone; it ends")
-                results.append((chunk.sequence, None))
-                failed += 1
-        if failed < len(chunks):
-            self._failed_in_a_row = 0
-            return results
-        for sequence, _ in results:
-            self._scheduler.release(sequence, scrub=True)
         self._failed_steps += 1
-        self._failed_in_a_row = 0 if self._runner.works() else self._failed_in_a_row + 1
-        return results
+        try:
+            for sequence in failed:
+                self._scheduler.release(sequence, scrub=True)
+            self._has_worked = self._runner.works()
+        except Exception:
+            logger.exception("the engine can't find out whether the model works")
+        self._failed_in_a_row = 0 if self._has_worked else self._failed_in_a_row + 1
+        return not self._has_worked
 
     def _hand_over(self, outputs: Outputs, sequence: Sequence, sample: Sample | None) -> None:
         if sample is None or sample.token is None:

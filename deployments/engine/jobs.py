@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from app.errors import InvalidRequest, PromptTooLong
+from app.errors import InvalidRequest, Overloaded, PromptTooLong
 from app.schema.tokens import Job
 
 
 def open_choices(job: Job) -> list[int]:
     """The choices of a job that still need something."""
     return [choice for choice in range(job.n) if not (job.finished and job.finished[choice])]
+
+
+def check_places(held: int, needed: int, max_sequences: int) -> None:
+    """Raises `Overloaded` when `needed` more sequences have no place beside the `held` ones."""
+    if held + needed > max_sequences:
+        raise Overloaded(
+            f"The model has {held} sequences of at most {max_sequences}; this request needs {needed} more.",
+            retry_after_s=1,
+        )
 
 
 def check_job(job: Job, vocab_size: int, max_model_len_tokens: int) -> None:

@@ -56,7 +56,9 @@ class KVCache:
     def __init__(
         self, layers: list[LayerShape], total_tokens: int, largest_tokens: int, device: torch.device
     ) -> None:
-        self._allocator = ExtentAllocator(total_tokens, largest_tokens)
+        self._bounds = (total_tokens, largest_tokens)
+        self._allocator = ExtentAllocator(*self._bounds)
+        self._is_dirty = False
         self.layers = [LayerCache(shape, self._allocator.total_tokens, device) for shape in layers]
 
     @property
@@ -69,7 +71,19 @@ class KVCache:
 
     def allocate(self, tokens: int) -> Extent | None:
         """An extent for `tokens` tokens, or None when there is no room now."""
+        if self._is_dirty:
+            for layer in self.layers:
+                layer.keys.zero_()
+                layer.values.zero_()
+            self._is_dirty = False
         return self._allocator.allocate(tokens)
+
+    def reset(self) -> None:
+        """Takes all extents back. Does not touch the device, which may be broken: the memory is zeroed before the next
+        extent is allocated.
+        """
+        self._allocator = ExtentAllocator(*self._bounds)
+        self._is_dirty = True
 
     def grow(self, extent: Extent, used: int, tokens: int) -> Extent | None:
         """An extent for `tokens` tokens with the first `used` tokens of `extent`, which is freed unless it is

@@ -1,12 +1,13 @@
 """The thread that owns an engine, and the only way for others to reach it.
 
 Commands go in through a queue and are obeyed in order, before the next step; the outputs of a step go out to
-the event loop in one call. While the engine has nothing to do, the thread sleeps. `abort`, `pause`, `resume`
-and `steer` return at once and are obeyed within a step.
+the event loop in one call. While the engine has nothing to do, the thread sleeps. `add`, `abort`, `pause`, `resume`
+and `steer` return at once, whatever the engine is doing, and are obeyed after the step that runs. `add` refuses at
+once what the engine can't do or has no place for.
 
-When the engine itself breaks, so that `step` raises, every stream ends with an error batch. When the loop
-stops, streams just end: whoever stops it is leaving, and tells the readers by closing what carries the
-batches.
+When the engine itself breaks, so that `step` or a command raises, every stream ends with an error batch; when even that
+fails, the thread ends every stream that it knows, and then itself. When the loop stops, streams just end: whoever stops it is
+leaving, and tells the readers by closing what carries the batches.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from app.errors import GeneratorUnavailable, ServiceError
 from app.schema.tokens import Job, Steering
+from deployments.engine.held_jobs import HeldJobs, error_batches
+from deployments.engine.jobs import check_job, open_choices
 from deployments.engine.protocol import Engine, EngineStatistics, Outputs
 
 logger = logging.getLogger(__name__)
@@ -35,14 +37,8 @@ jitter between tokens.
 MAX_BROKEN_STEPS = 3
 _BROKEN = "The generator failed."
 
-
-@dataclass(frozen=True, slots=True)
-class _Add:
-    job: Job
-    accepted: asyncio.Future[None]
-
-
-_Command = _Add | Callable[[], None]
+_Command = Job | Callable[[], None]
+"""A job is to be added."""
 
 
 class EngineLoop:
@@ -64,11 +60,13 @@ class EngineLoop:
         self._deliver = deliver
         self._step_timeout_s = step_timeout_s
         self._clock = clock
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # its lock is reentrant
         self._commands: deque[_Command] = deque()
+        self._held = HeldJobs(engine.max_sequences)
         self._stopping = False
         self._idle = True
         self._progress_at = clock()
+        engine.progress = self._progressed
         self._broken_in_a_row = 0
         self._statistics = engine.statistics()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -94,24 +92,25 @@ class EngineLoop:
 
     # For the event loop and other threads.
 
-    async def add(self, job: Job) -> None:
-        """Returns when the engine has taken the job. Called on the event loop that `start` got.
+    def add(self, job: Job) -> None:
+        """Accepts a job, which the engine takes after its step. Does not wait for it.
 
-        Raises `InvalidRequest`, `Overloaded`, and `GeneratorUnavailable` when the thread is not there. When
-        cancelled, the job is aborted.
+        Raises `InvalidRequest`, `Overloaded`, and `GeneratorUnavailable` when the thread is not there. When the engine
+        can't take the job after all, its choices end with an error batch.
         """
-        accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if not self._send(_Add(job, accepted)):
-            raise GeneratorUnavailable("The generator is stopping.")
-        try:
-            await accepted
-        except asyncio.CancelledError:
-            self.abort(job.ingress, job.key)
-            raise
+        check_job(job, self._engine.vocab_size, self._engine.max_model_len_tokens)
+        with self._changed:
+            if self._stopping:
+                raise GeneratorUnavailable("The generator is stopping.")
+            self._held.admit(job)
+            self._commands.append(job)
+            self._changed.notify()
 
     def abort(self, ingress: str, key: int) -> None:
         """Drops a stream, whether it is there or not. A batch that is on its way may still be delivered."""
-        self._send(lambda: self._engine.abort(ingress, key))
+        with self._changed:
+            self._held.drop(ingress, key)
+            self._send(lambda: self._engine.abort(ingress, key))
 
     def pause(self, ingress: str, key: int) -> None:
         """Leaves a stream out of the batch. A batch that is on its way may still be delivered."""
@@ -131,42 +130,47 @@ class EngineLoop:
 
     @property
     def healthy(self) -> bool:
-        """The thread is there, its engine is healthy, and no step takes longer than `step_timeout_s`."""
+        """The thread is there, its engine is healthy, and no part of a step takes longer than `step_timeout_s`.
+
+        A part is a layer of the model, or what comes after the layers; see `Engine.progress`. A step of many long parts is no
+        hung step.
+        """
         stalled = not self._idle and self._clock() - self._progress_at > self._step_timeout_s
         broken = self._broken_in_a_row >= MAX_BROKEN_STEPS
         there = self._thread.is_alive() and not self._stopping
         return there and self._engine.healthy and not stalled and not broken
 
-    def _send(self, command: _Command) -> bool:
+    def _send(self, command: Callable[[], None]) -> None:
         with self._changed:
-            if self._stopping:
-                return False
-            self._commands.append(command)
-            self._changed.notify()
-            return True
+            if not self._stopping:
+                self._commands.append(command)
+                self._changed.notify()
 
     # The thread.
 
     def _run(self) -> None:
         try:
             while self._wait():
-                self._obey()
-                due_s = self._engine.next_step_s()
-                if due_s is not None and due_s <= 0:
-                    try:
-                        outputs = self._engine.step()
+                outputs: Outputs = {}
+                try:
+                    self._obey(outputs)
+                    due_s = self._engine.next_step_s()
+                    if due_s is not None and due_s <= 0:
+                        _merge(outputs, self._engine.step())
                         self._broken_in_a_row = 0
-                    except Exception:
-                        logger.exception("the engine broke in a step; every stream ends")
-                        self._broken_in_a_row += 1
-                        outputs = self._engine.fail_all(_BROKEN)
-                    if outputs:
-                        self._call(partial(self._deliver, outputs))
+                except Exception:
+                    logger.exception("the engine broke in a step; every stream ends")
+                    self._broken_in_a_row += 1
+                    _merge(outputs, self._engine.fail_all(_BROKEN))
+                self._put_out(outputs)
                 self._statistics = self._engine.statistics()
         except Exception:
             logger.exception("the engine's thread ends")
         finally:
             self._close()
+
+    def _progressed(self) -> None:
+        self._progress_at = self._clock()
 
     def _wait(self) -> bool:
         """Sleeps until there is a command or a step is due. False when the loop is to end."""
@@ -177,55 +181,55 @@ class EngineLoop:
                     break
                 self._idle = True
                 self._changed.wait(due_s)
-            self._progress_at = self._clock()
+            self._progressed()
             self._idle = False
             return not self._stopping
 
-    def _obey(self) -> None:
-        """Obeys all commands; the answers to the jobs among them go to the event loop in one call."""
-        answers: list[tuple[asyncio.Future[None], ServiceError | None]] = []
+    def _obey(self, outputs: Outputs) -> None:
+        """Obeys all commands. The endings of jobs that the engine doesn't take go to `outputs`."""
         while self._commands:
             command = self._commands.popleft()
-            if isinstance(command, _Add):
-                refusal: ServiceError | None = None
-                try:
-                    self._engine.add(command.job)
-                except ServiceError as error:
-                    refusal = error
-                answers.append((command.accepted, refusal))
-            else:
+            self._progressed()
+            if not isinstance(command, Job):
                 command()
-        if answers:
-            self._call(lambda: _answer(answers))
+                continue
+            with self._changed:
+                self._held.taken(command)
+            try:
+                self._engine.add(command)
+            except Exception as error:
+                logger.exception("the engine did not take a job that was accepted; it ends")
+                message = error.message if isinstance(error, ServiceError) else _BROKEN
+                batches = error_batches(command, message, open_choices(command))
+                _merge(outputs, {command.ingress: batches})
 
-    def _call(self, callback: Callable[[], None]) -> None:
-        """Runs `callback` on the event loop. When the event loop is closed, the thread ends, because no reader is
-        left.
-        """
+    def _put_out(self, outputs: Outputs) -> None:
+        """Delivers `outputs`, on the event loop. When that is closed, the thread ends, because no reader is left."""
+        if not outputs:
+            return
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(callback)
+            with self._changed:
+                self._held.ended(outputs)
+            self._loop.call_soon_threadsafe(partial(self._deliver, outputs))
         except RuntimeError:
             logger.warning("the event loop is closed; the engine's thread ends")
             with self._changed:
                 self._stopping = True
 
     def _close(self) -> None:
-        """Refuses what was never looked at."""
+        """Ends every stream if the thread dies without being stopped."""
         with self._changed:
-            self._stopping = True
-            left = [command for command in self._commands if isinstance(command, _Add)]
+            died, self._stopping = not self._stopping, True
             self._commands.clear()
-        if left:
-            refusal = GeneratorUnavailable("The generator is stopping.")
-            self._call(lambda: _answer([(command.accepted, refusal) for command in left]))
+            outputs = self._held.fail_all(_BROKEN) if died else {}
+        self._put_out(outputs)
 
 
-def _answer(answers: list[tuple[asyncio.Future[None], ServiceError | None]]) -> None:
-    for accepted, error in answers:
-        if accepted.done():
-            continue
-        if error is None:
-            accepted.set_result(None)
+def _merge(outputs: Outputs, more: Outputs) -> None:
+    """Appends the batches of `more`, whose lists are kept where `outputs` has none."""
+    for ingress, batches in more.items():
+        if ingress in outputs:
+            outputs[ingress].extend(batches)
         else:
-            accepted.set_exception(error)
+            outputs[ingress] = batches

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from deployments.engine.protocol import UnsupportedModel
 from deployments.engine.scheduler import Chunk
 from deployments.engine.self_test import unequal_attention, unequal_products
 from deployments.engine.sequence import Sequence
+from deployments.engine.step_progress import StepProgress
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ _TOLERANCES = {torch.float32: 5e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
 
 class ModelRunner:
     """Owns the model and its key-value memory. `max_model_len_tokens` is the configured length, or less if
-    the model has less.
+    the model has less. `progress` is called in every layer.
 
     `deterministic`: the logits of a token have the same bits whatever shares its batch and however its sequence was cut into
     chunks, as a self-test found on this machine. Raises `UnsupportedModel`.
@@ -49,6 +51,7 @@ class ModelRunner:
     def __init__(self, model: PreTrainedModel, config: EngineConfig) -> None:
         text_config = model.config.get_text_config()
         check_supported(model)
+        self.progress: Callable[[], None] = lambda: None
         self._model = model
         self._model.train(False)
         self._device = model.device
@@ -129,7 +132,9 @@ class ModelRunner:
         index = torch.tensor(rows + padding, dtype=torch.long).to(self._device, non_blocking=True)
         if self._takes_logits_index and not everything:
             arguments["logits_to_keep"] = index
-        logits: torch.Tensor = self._model(**arguments, attention_step=step).logits[0]
+        logits: torch.Tensor = self._model(
+            **arguments, attention_step=StepProgress(step, self.progress)
+        ).logits[0]
         if everything:
             return logits
         return logits[: len(rows)] if self._takes_logits_index else logits[index[: len(rows)]]

@@ -7,6 +7,7 @@ torch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -40,7 +41,12 @@ class Engine(Protocol):
 
     Every accepted choice that isn't aborted ends with exactly one batch whose `finish` is set. The batches of
     a choice come in order of position. After `abort` nothing of the stream comes any more.
+
+    The owner may set `progress`. The engine calls it again and again inside of a step, wherever the work goes on, so that only
+    a step that hangs is silent.
     """
+
+    progress: Callable[[], None]
 
     @property
     def vocab_size(self) -> int: ...
@@ -49,11 +55,21 @@ class Engine(Protocol):
     def max_model_len_tokens(self) -> int: ...
 
     @property
+    def max_sequences(self) -> int:
+        """Sequences that it holds at once, paused ones included."""
+        ...
+
+    @property
     def has_work(self) -> bool: ...
 
     @property
     def healthy(self) -> bool:
         """False when steps have failed again and again, for no request's fault."""
+        ...
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether a seeded or greedy request gets the same tokens whatever else is computed, and after a hand-over."""
         ...
 
     def add(self, job: Job) -> None:

@@ -1,7 +1,7 @@
 """Which sequences take part in a step, and with how many tokens.
 
 Rules: every running sequence that is past its prompt gets its next token in every step. Beside that a step
-takes up to `prefill_chunk_tokens` tokens of prompts and steerings, the oldest first, shared by several sequences where
+takes up to `chunk_tokens` tokens of prompts and steerings, the oldest first, shared by several sequences where
 they fit. Sequences get memory as they need it. When it is full, the memory of idle sequences is taken first. Then the
 youngest running sequence is preempted: it loses its keys and values, waits in the order of its age, and is computed
 again later.
@@ -42,12 +42,12 @@ class Scheduler:
     """`waiting` and `running` are ordered by age. A sequence with an extent is in one of the three lists.
 
     `waiting` sequences may hold an extent (they were paused), `paused` ones too; that is what is taken back
-    first.
+    first. `chunk_tokens`: the prompt tokens of the next step, which the engine may set.
     """
 
     def __init__(self, config: EngineConfig, kv_cache: KVCache) -> None:
         self._max_running = config.max_running_sequences
-        self._chunk_tokens = config.prefill_chunk_tokens
+        self.chunk_tokens = config.prefill_chunk_tokens
         self._kv_cache = kv_cache
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -70,6 +70,16 @@ class Scheduler:
         sequence.state = State.GONE
         self.release(sequence, scrub)
 
+    def clear(self) -> None:
+        """Forgets all sequences and takes all memory back, without a touch of the device."""
+        for sequences in (self.waiting, self.running, self.paused):
+            for sequence in sequences:
+                sequence.state = State.GONE
+                sequence.extent = None
+                sequence.computed = 0
+            sequences.clear()
+        self._kv_cache.reset()
+
     def pause(self, sequence: Sequence) -> None:
         """Takes the sequence out of the batch or the queue. It keeps its memory until another sequence needs it."""
         if sequence.state in (State.RUNNING, State.WAITING):
@@ -88,7 +98,7 @@ class Scheduler:
         for it.
         """
         preemptions = self.preemptions
-        chunks, budget = self._schedule_running(self._chunk_tokens)
+        chunks, budget = self._schedule_running(self.chunk_tokens)
         if self.preemptions == preemptions:
             self._admit(chunks, budget)
         return chunks

@@ -143,6 +143,13 @@ class Pace:
             else:
                 self.starting.remove(sequence)
 
+    def clear(self) -> None:
+        self.waiting.clear()
+        self.starting.clear()
+        self.running.clear()
+        self.paused.clear()
+        self.used_tokens = 0
+
     def pause(self, sequence: SimulatedSequence) -> None:
         if sequence not in self.paused:
             self.remove(sequence)
@@ -229,6 +236,10 @@ class SimulatedEngine(StreamEngine[SimulatedSequence]):
     def healthy(self) -> bool:
         return True
 
+    @property
+    def deterministic(self) -> bool:
+        return True
+
     def next_step_s(self) -> float | None:
         return 0.0 if self._made else self._scheduler.next_s()
 
@@ -246,14 +257,11 @@ class SimulatedEngine(StreamEngine[SimulatedSequence]):
             failed_steps=0,
         )
 
-    def step(self) -> Outputs:
-        outputs, self._made = self._made, {}
+    def _make_tokens(self, outputs: Outputs) -> None:
         now = self._clock()
         self._advance(outputs, self._scheduler.tick(now))
         self._advance(outputs, self._scheduler.start(now))
-        self._steps += 1
         self._admit()
-        return outputs
 
     def _advance(self, outputs: Outputs, sequences: list[SimulatedSequence]) -> None:
         """One token for each of `sequences`."""

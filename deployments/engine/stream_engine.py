@@ -1,19 +1,24 @@
 """What every engine does with its streams, however it makes tokens: add, abort, pause, resume, steer, end.
 
-A subclass brings a scheduler, makes the sequences and implements `step`. This file imports no torch.
+A subclass brings a scheduler, makes the sequences and the tokens. This file imports no torch.
+
+Every choice gets one ending, whatever raises: a choice leaves `_streams` when its last batch goes to the outputs, and before
+its memory is freed. What a failed step or command had made stays in `_made`, and `fail_all` ends the choices that are left in
+`_streams`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from app.errors import InvalidRequest, Overloaded
+from app.errors import InvalidRequest
 from app.schema.tokens import Edit, EngineFinish, Job, Steering, TokenBatch, TokenLogprob, steered_logprobs
 from deployments.engine.config import EngineConfig
 from deployments.engine.job_choice import JobChoice
-from deployments.engine.jobs import check_job, open_choices
+from deployments.engine.jobs import check_job, check_places, open_choices
 from deployments.engine.protocol import Outputs
 
 S = TypeVar("S", bound=JobChoice)
@@ -31,6 +36,10 @@ class SequenceScheduler(Protocol[S_contra]):
 
     def remove(self, sequence: S_contra, scrub: bool = False) -> None:
         """Frees the place and the memory of a sequence; `scrub` if what it computed may not be finite."""
+        ...
+
+    def clear(self) -> None:
+        """Forgets all sequences and frees their memory. Does nothing that can fail: it leaves the device alone."""
         ...
 
     def pause(self, sequence: S_contra) -> None:
@@ -53,7 +62,7 @@ class Stream(Generic[S]):
 class StreamEngine(Generic[S]):
     """Implements the part of `protocol.Engine` that does not depend on how tokens are made.
 
-    `_made` holds the batches made between two steps; `step` returns them with its own.
+    `_made` holds the batches that `step` has not returned yet: those made between two steps, and those of a step that failed.
     """
 
     def __init__(
@@ -65,9 +74,10 @@ class StreamEngine(Generic[S]):
         max_model_len_tokens: int,
         end_ids: frozenset[int] = frozenset(),
     ) -> None:
+        self.progress: Callable[[], None] = lambda: None
         self.vocab_size = vocab_size
         self.max_model_len_tokens = max_model_len_tokens
-        self._max_sequences = config.max_sequences
+        self.max_sequences = config.max_sequences
         self._scheduler = scheduler
         self._end_ids = end_ids
         self._streams: dict[tuple[str, int], Stream[S]] = {}
@@ -79,6 +89,10 @@ class StreamEngine(Generic[S]):
         """The sequences of a job that was checked, one for each of `choices`. Each engine has its own."""
         raise NotImplementedError
 
+    def _make_tokens(self, outputs: Outputs) -> None:
+        """Adds the batches of a step to `outputs`. Each engine has its own way."""
+        raise NotImplementedError
+
     def _admit(self) -> None:
         """Called when streams have changed: for an engine that gives places to waiting sequences outside of `step`."""
 
@@ -88,34 +102,41 @@ class StreamEngine(Generic[S]):
         if stream in self._streams:
             raise InvalidRequest(f"The ingress already has a stream with the key {job.key}.")
         choices = open_choices(job)
-        held = len(self._scheduler)
-        if held + len(choices) > self._max_sequences:
-            raise Overloaded(
-                f"The model has {held} sequences of at most {self._max_sequences}; this request needs {len(choices)} more.",
-                retry_after_s=1,
-            )
-        unfinished = []
+        check_places(len(self._scheduler), len(choices), self.max_sequences)
+        unfinished: list[S] = []
+        ended: list[TokenBatch] = []
         for sequence in self._make_sequences(job, choices):
             finish, stop_token = sequence.finish(self._end_ids)
             if finish is None:
                 unfinished.append(sequence)
-                self._scheduler.add(sequence)
             else:
-                ended = TokenBatch(
+                batch = TokenBatch(
                     sequence.key, sequence.choice, sequence.position, [], finish, stop_token=stop_token
                 )
-                self._made.setdefault(job.ingress, []).append(ended)
+                ended.append(batch)
+        # Nothing is kept of the job up to here, if something fails.
+        if ended:
+            self._made.setdefault(job.ingress, []).extend(ended)
         if unfinished:
             self._streams[stream] = Stream(unfinished)
+        for sequence in unfinished:
+            self._scheduler.add(sequence)
         self._admit()
 
+    def step(self) -> Outputs:
+        self.progress()
+        self._make_tokens(self._made)
+        outputs, self._made = self._made, {}
+        self._steps += 1
+        return outputs
+
     def abort(self, ingress: str, key: int) -> None:
-        for sequence in self._sequences(ingress, key):
-            self._scheduler.remove(sequence)
-        self._streams.pop((ingress, key), None)
+        stream = self._streams.pop((ingress, key), None)
         left = [batch for batch in self._made.pop(ingress, ()) if batch.key != key]
         if left:
             self._made[ingress] = left
+        for sequence in () if stream is None else stream.sequences:
+            self._scheduler.remove(sequence)
         self._admit()
 
     def pause(self, ingress: str, key: int) -> None:
@@ -146,9 +167,14 @@ class StreamEngine(Generic[S]):
 
     def fail_all(self, message: str) -> Outputs:
         outputs, self._made = self._made, {}
-        for stream in list(self._streams.values()):
-            for sequence in list(stream.sequences):
-                self._end(outputs, sequence, "error", error=message)
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            for sequence in stream.sequences:
+                batch = TokenBatch(
+                    sequence.key, sequence.choice, sequence.position, [], "error", error=message
+                )
+                outputs.setdefault(sequence.ingress, []).append(batch)
+        self._scheduler.clear()
         return outputs
 
     def _sequences(self, ingress: str, key: int) -> Items[S]:
@@ -170,9 +196,10 @@ class StreamEngine(Generic[S]):
             logprobs=None if sequence.sampling.logprobs is None else steered_logprobs(len(token_ids)),
             edits=[Edit(id=steering.id, position=position, steered=len(token_ids))],
         )
-        self._made.setdefault(sequence.ingress, []).append(batch)
         if ends:
-            self._forget(sequence)
+            self._put_out_last(self._made, sequence, batch)
+        else:
+            self._made.setdefault(sequence.ingress, []).append(batch)
 
     def _end(
         self,
@@ -188,14 +215,14 @@ class StreamEngine(Generic[S]):
         new = token_ids or []
         position = sequence.position - len(new)
         batch = TokenBatch(sequence.key, sequence.choice, position, new, finish, stop_token, logprobs, error)
-        outputs.setdefault(sequence.ingress, []).append(batch)
-        self._forget(sequence, scrub=finish == "error")
+        self._put_out_last(outputs, sequence, batch)
 
-    def _forget(self, sequence: S, scrub: bool = False) -> None:
-        """Frees what a sequence holds; its stream is over with the last sequence."""
-        self._scheduler.remove(sequence, scrub)
+    def _put_out_last(self, outputs: Outputs, sequence: S, batch: TokenBatch) -> None:
+        """Puts out the ending of a sequence, then frees what it holds. Its stream is over with the last sequence."""
         name = (sequence.ingress, sequence.key)
         stream = self._streams[name]
         stream.sequences.remove(sequence)
         if not stream.sequences:
             del self._streams[name]
+        outputs.setdefault(sequence.ingress, []).append(batch)
+        self._scheduler.remove(sequence, scrub=batch.finish == "error")

@@ -336,6 +336,22 @@ class EngineContract:
         assert not engine.has_work
         assert engine.statistics().kv_tokens_used == 0
 
+    def test_progress_is_reported_in_every_step(self) -> None:
+        engine, wait = self.make()
+        reports = 0
+
+        def progress() -> None:
+            nonlocal reports
+            reports += 1
+
+        engine.progress = progress
+        engine.add(self.job(1))
+        for _ in range(5):
+            before = reports
+            wait(engine.next_step_s() or 0.0)
+            engine.step()
+            assert reports > before
+
     def test_statistics_count(self) -> None:
         engine, wait = self.make()
         engine.add(self.job(1, n=5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from app.errors import InvalidRequest
 from app.schema.tokens import EngineFinish, Job, Steering, TokenBatch
 from deployments.generator.server import GeneratorServer
 
@@ -20,9 +21,11 @@ class FakeJobLoop:
         self._counts: dict[tuple[str, int, int], int] = {}
         server.serve(self)
 
-    async def add(self, job: Job) -> None:
+    def add(self, job: Job) -> None:
         if self.refusal is not None:
             raise self.refusal
+        if (job.ingress, job.key) in self.jobs:
+            raise InvalidRequest(f"The ingress already has a stream with the key {job.key}.")
         self.jobs[job.ingress, job.key] = job
 
     def abort(self, ingress: str, key: int) -> None:

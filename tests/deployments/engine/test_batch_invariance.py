@@ -10,17 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedModel
 
 from app.schema.sampling import SamplingParams
 from app.schema.tokens import Job
-from deployments.engine.batch_invariant import (
-    SHARE_ELEMENTS,
-    AlignedActivation,
-    PackedLinear,
-    make_batch_invariant,
-    padded,
-)
 from deployments.engine.config import EngineConfig
 from deployments.engine.engine import TransformersEngine
 from deployments.engine.model_runner import ModelRunner
@@ -110,7 +102,7 @@ def test_a_place_has_the_same_logits_in_every_company(name: str, dtype: str) -> 
                 key = data.draw(st.sampled_from(keys))
                 engine.pause(f"i{key % 2}", key)
                 paused.add(key)
-            engine._scheduler._chunk_tokens = data.draw(st.sampled_from([1, 3, 33, 130, 768]))
+            engine._scheduler.chunk_tokens = data.draw(st.sampled_from([1, 3, 33, 130, 768]))
             take(answers, engine.step())
         for key in keys:
             for place, answer in alone[key].items():

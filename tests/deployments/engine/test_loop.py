@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 
 from app.errors import GeneratorUnavailable, InvalidRequest, Overloaded
@@ -27,6 +28,7 @@ class CommandedEngine:
 
     vocab_size = 10
     max_model_len_tokens = 10
+    max_sequences = 4
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, int]] = []
@@ -34,9 +36,11 @@ class CommandedEngine:
         self.paused: set[tuple[str, int]] = set()
         self.permits = threading.Semaphore(0)
         self.stepping = threading.Event()
+        self.begun = 0
         self.threads: set[int] = set()
         self.healthy = True
         self.refusal: Exception | None = None
+        self.command_breaks = False
         self.breaks = False
         self.fail_all_breaks = False
 
@@ -56,6 +60,8 @@ class CommandedEngine:
 
     def abort(self, ingress: str, key: int) -> None:
         self.note("abort", ingress, key)
+        if self.command_breaks:
+            raise RuntimeError("the engine broke")
         self.streams.pop((ingress, key), None)
 
     def pause(self, ingress: str, key: int) -> None:
@@ -73,6 +79,7 @@ class CommandedEngine:
         return 0.0 if self.has_work else None
 
     def step(self) -> Outputs:
+        self.begun += 1
         self.stepping.set()
         self.permits.acquire()
         if self.breaks:
@@ -89,7 +96,10 @@ class CommandedEngine:
         if self.fail_all_breaks:
             raise RuntimeError("nothing works")
         streams, self.streams = self.streams, {}
-        return {ingress: [TokenBatch(key, 0, 0, [], "error", error=message)] for ingress, key in streams}
+        outputs: Outputs = {}
+        for ingress, key in streams:
+            outputs.setdefault(ingress, []).append(TokenBatch(key, 0, 0, [], "error", error=message))
+        return outputs
 
     def statistics(self) -> EngineStatistics:
         return EngineStatistics(
@@ -145,8 +155,8 @@ def with_desk(test: Callable[[Desk], Awaitable[None]]) -> None:
         sys.setswitchinterval(interval)
 
 
-def make_job(key: int, ingress: str = "a") -> Job:
-    return Job(ingress=ingress, key=key, prompt=[1], sampling=SamplingParams(max_tokens=5))
+def make_job(key: int, ingress: str = "a", n: int = 1) -> Job:
+    return Job(ingress=ingress, key=key, prompt=[1], sampling=SamplingParams(max_tokens=5), n=n)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -158,15 +168,11 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def test_each_step_is_delivered_in_one_call_on_the_event_loop() -> None:
     async def test(desk: Desk) -> None:
-        await desk.loop.add(make_job(1))
+        desk.loop.add(make_job(1))
         desk.engine.stepping.wait(10)
-        adding = [
-            asyncio.create_task(desk.loop.add(make_job(key, ingress)))
-            for key, ingress in ((2, "a"), (3, "b"))
-        ]
-        await asyncio.sleep(0)
+        desk.loop.add(make_job(2, "a"))
+        desk.loop.add(make_job(3, "b"))
         assert await desk.next() == {"a": [TokenBatch(1, 0, 0, [7])]}
-        await asyncio.gather(*adding)
         assert await desk.next() == {
             "a": [TokenBatch(1, 0, 1, [7]), TokenBatch(2, 0, 0, [7])],
             "b": [TokenBatch(3, 0, 0, [7])],
@@ -177,12 +183,109 @@ def test_each_step_is_delivered_in_one_call_on_the_event_loop() -> None:
     with_desk(test)
 
 
-@pytest.mark.parametrize("refusal", [InvalidRequest("no"), Overloaded("no", retry_after_s=1)])
-def test_a_refusal_reaches_the_caller(refusal: Exception) -> None:
+def test_jobs_are_accepted_and_refused_while_a_step_runs() -> None:
+    """A step that takes long, as that of a long prompt does: no caller waits for it."""
+
     async def test(desk: Desk) -> None:
+        desk.loop.add(make_job(1))
+        desk.engine.stepping.wait(10)
+        desk.loop.add(make_job(2, n=2))
+        with pytest.raises(InvalidRequest):
+            desk.loop.add(msgspec.structs.replace(make_job(3), prompt=[10]))
+        with pytest.raises(InvalidRequest):
+            desk.loop.add(make_job(2))
+        with pytest.raises(Overloaded):
+            desk.loop.add(make_job(3, n=2))
+        desk.loop.add(make_job(3))
+        with pytest.raises(Overloaded):
+            desk.loop.add(make_job(4))
+        desk.loop.abort("a", 2)
+        desk.loop.add(make_job(4, n=2))
+        assert [call[0] for call in desk.engine.calls] == ["add"]
+        assert desk.loop.healthy
+        await desk.next()
+        await until(lambda: len(desk.engine.calls) == 5)
+        assert [(call[0], call[2]) for call in desk.engine.calls[1:]] == [
+            ("add", 2),
+            ("add", 3),
+            ("abort", 2),
+            ("add", 4),
+        ]
+
+    with_desk(test)
+
+
+def test_a_stream_that_ends_makes_room() -> None:
+    async def test(desk: Desk) -> None:
+        for key in range(4):
+            desk.loop.add(make_job(key))
+        with pytest.raises(Overloaded):
+            desk.loop.add(make_job(9))
+        while len(desk.engine.calls) < 4:
+            await desk.next()
+        desk.engine.breaks = True
+        while (await desk.next())["a"][0].finish is None:
+            pass
+        desk.engine.breaks = False
+        for key in range(4):
+            desk.loop.add(make_job(key))
+        with pytest.raises(Overloaded):
+            desk.loop.add(make_job(9))
+
+    with_desk(test)
+
+
+def test_an_ending_of_an_aborted_stream_frees_no_place_of_the_next_with_its_key() -> None:
+    async def test(desk: Desk) -> None:
+        for key in range(4):
+            desk.loop.add(make_job(key))
+        steps = 0
+        while len(desk.engine.calls) < 4:
+            await desk.next()
+            steps += 1
+        await until(lambda: desk.engine.begun == steps + 1)
+        desk.loop.abort("a", 3)
+        desk.loop.add(make_job(3))
+        desk.engine.breaks = True
+        while (await desk.next())["a"][0].finish is None:
+            pass
+        desk.engine.breaks = False
+        assert desk.loop._held.places == 1
+
+    with_desk(test)
+
+
+@pytest.mark.parametrize("refusal", [Overloaded("no", retry_after_s=1), RuntimeError("a detail")])
+def test_an_accepted_job_that_the_engine_does_not_take_ends_alone(
+    refusal: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(desk: Desk) -> None:
+        desk.loop.add(make_job(1))
+        desk.engine.stepping.wait(10)
         desk.engine.refusal = refusal
-        with pytest.raises(type(refusal)):
-            await desk.loop.add(make_job(1))
+        desk.loop.add(
+            msgspec.structs.replace(make_job(2, n=3), generated=[[5], [], [6]], finished=[True, False, False])
+        )
+        await desk.next()
+        batches = (await desk.next())["a"]
+        ended = [(batch.key, batch.choice, batch.position) for batch in batches if batch.finish == "error"]
+        assert ended == [(2, 1, 0), (2, 2, 1)]
+        assert [batch.key for batch in batches if batch.finish is None] == [1]
+        assert "detail" not in str(batches)
+        assert desk.loop.healthy
+
+    with_desk(test)
+
+
+def test_a_command_that_breaks_the_engine_ends_the_streams() -> None:
+    async def test(desk: Desk) -> None:
+        desk.loop.add(make_job(1))
+        desk.engine.stepping.wait(10)
+        desk.engine.command_breaks = True
+        desk.loop.abort("a", 7)
+        await desk.next()
+        ((batch,),) = (await desk.next()).values()
+        assert (batch.key, batch.finish) == (1, "error")
         assert desk.loop.healthy
 
     with_desk(test)
@@ -190,7 +293,7 @@ def test_a_refusal_reaches_the_caller(refusal: Exception) -> None:
 
 def test_commands_are_obeyed_in_order_and_before_the_next_step() -> None:
     async def test(desk: Desk) -> None:
-        await desk.loop.add(make_job(1))
+        desk.loop.add(make_job(1))
         desk.engine.stepping.wait(10)
         desk.loop.pause("a", 1)
         desk.loop.resume("a", 1)
@@ -207,7 +310,7 @@ def test_commands_are_obeyed_in_order_and_before_the_next_step() -> None:
 
 def test_the_thread_sleeps_while_all_is_paused_and_wakes_for_a_command() -> None:
     async def test(desk: Desk) -> None:
-        await desk.loop.add(make_job(1))
+        desk.loop.add(make_job(1))
         desk.engine.stepping.wait(10)
         desk.loop.pause("a", 1)
         await desk.next()
@@ -222,26 +325,10 @@ def test_the_thread_sleeps_while_all_is_paused_and_wakes_for_a_command() -> None
     with_desk(test)
 
 
-def test_an_add_that_is_cancelled_is_aborted() -> None:
-    async def test(desk: Desk) -> None:
-        await desk.loop.add(make_job(1))
-        desk.engine.stepping.wait(10)
-        adding = asyncio.create_task(desk.loop.add(make_job(2)))
-        await asyncio.sleep(0)
-        adding.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await adding
-        await desk.next()
-        await until(lambda: ("abort", "a", 2) in desk.engine.calls)
-        assert (await desk.next())["a"] == [TokenBatch(1, 0, 1, [7])]
-
-    with_desk(test)
-
-
 def test_a_step_that_hangs_makes_the_loop_unhealthy_and_its_end_heals_it() -> None:
     async def test(desk: Desk) -> None:
         assert desk.loop.healthy
-        await desk.loop.add(make_job(1))
+        desk.loop.add(make_job(1))
         desk.engine.stepping.wait(10)
         healthy = []
         for pause_s in (2.9, 0.2):
@@ -266,32 +353,38 @@ def test_an_engine_that_breaks_ends_its_streams_and_serves_on() -> None:
     async def test(desk: Desk) -> None:
         desk.engine.breaks = True
         for count in range(1, MAX_BROKEN_STEPS + 1):
-            await desk.loop.add(make_job(count))
+            desk.loop.add(make_job(count))
             ((batch,),) = (await desk.next()).values()
             assert batch.finish == "error"
             assert batch.error and "broke" not in batch.error
             assert desk.loop.healthy == (count < MAX_BROKEN_STEPS)
         desk.engine.breaks = False
-        await desk.loop.add(make_job(9))
+        desk.loop.add(make_job(9))
         assert await desk.next() == {"a": [TokenBatch(9, 0, 0, [7])]}
         await until(lambda: desk.loop.healthy)
 
     with_desk(test)
 
 
-def test_a_thread_that_dies_is_seen_and_refuses_what_comes(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_thread_that_dies_ends_every_stream_and_refuses_what_comes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Also those that it has accepted and not looked at."""
+
     async def test(desk: Desk) -> None:
         desk.engine.breaks = desk.engine.fail_all_breaks = True
-        await desk.loop.add(make_job(1))
+        desk.loop.add(make_job(1, n=2))
         desk.engine.stepping.wait(10)
-        waiting = asyncio.create_task(desk.loop.add(make_job(2)))
-        await asyncio.sleep(0)
-        desk.engine.permits.release()
-        with pytest.raises(GeneratorUnavailable):
-            await asyncio.wait_for(waiting, 10)
+        desk.loop.add(make_job(2, "b"))
+        outputs = await desk.next()
+        assert [(batch.key, batch.choice, batch.finish) for batch in outputs["a"]] == [
+            (1, 0, "error"),
+            (1, 1, "error"),
+        ]
+        assert [(batch.key, batch.finish) for batch in outputs["b"]] == [(2, "error")]
         assert not desk.loop.healthy
         with pytest.raises(GeneratorUnavailable):
-            await desk.loop.add(make_job(3))
+            desk.loop.add(make_job(3))
         desk.loop.abort("a", 1)
 
     with caplog.at_level(logging.ERROR):
@@ -301,14 +394,14 @@ def test_a_thread_that_dies_is_seen_and_refuses_what_comes(caplog: pytest.LogCap
 
 def test_stop_ends_the_thread_after_its_step_and_can_be_repeated() -> None:
     async def test(desk: Desk) -> None:
-        await desk.loop.add(make_job(1))
+        desk.loop.add(make_job(1))
         desk.engine.stepping.wait(10)
         desk.engine.permits.release()
         desk.loop.stop(10)
         desk.loop.stop(10)
         assert not desk.loop._thread.is_alive()
         with pytest.raises(GeneratorUnavailable):
-            await desk.loop.add(make_job(2))
+            desk.loop.add(make_job(2))
 
     with_desk(test)
 
@@ -325,7 +418,7 @@ def test_a_closed_event_loop_ends_the_thread() -> None:
 
     async def main() -> None:
         desk.loop.start()
-        await desk.loop.add(make_job(1))
+        desk.loop.add(make_job(1))
         desk.engine.stepping.wait(10)
 
     asyncio.run(main())
@@ -355,7 +448,7 @@ def test_a_simulated_engine_runs_at_its_pace_through_the_loop() -> None:
         loop.start()
         clock = asyncio.get_running_loop()
         start = clock.time()
-        await loop.add(make_job(1))
+        loop.add(make_job(1))
         await asyncio.wait_for(done.wait(), 10)
         assert clock.time() - start >= 0.02 + 4 * 0.005 - 0.001
         assert loop.healthy

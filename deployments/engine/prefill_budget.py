@@ -1,0 +1,50 @@
+"""How many prompt tokens a step takes, from the time that they have taken in the last steps.
+
+A number of tokens says nothing about time: 512 tokens take 10 ms on one machine and 10 s on another, and every running stream
+waits for them. So the budget is the number of tokens that adds `target_s` to a step. This file imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+MIN_TOKENS = 16
+"""A step takes so many however slow they are: on a slow machine the weights are the larger part of a step's time."""
+FIRST_TOKENS = 32
+"""Taken before anything is known."""
+_SAMPLES = 3
+_LEAST_SHARE = 0.25
+"""Of the time of a step with prompt tokens, at least this part is taken to be theirs."""
+
+
+class PrefillBudget:
+    """`tokens` prompt tokens for the next step, between `MIN_TOKENS` and `max_tokens`.
+
+    The cost of a token is the median of the last steps with prompt tokens, so that one interrupted step does not count. A step
+    without prompt tokens says what the running sequences take of a step. The budget at most doubles from one measured step to
+    the next; it falls at once.
+    """
+
+    def __init__(self, target_s: float, max_tokens: int) -> None:
+        self._target_s = target_s
+        self._max_tokens = max_tokens
+        self._costs_s: deque[float] = deque(maxlen=_SAMPLES)
+        self._decode_s = 0.0
+        self._decode_tokens = 1
+        self.tokens = min(FIRST_TOKENS, max_tokens)
+
+    def record(self, prompt_tokens: int, decode_tokens: int, duration_s: float) -> None:
+        """Takes the time of a step with `prompt_tokens` tokens of prompts and `decode_tokens` sequences that got their next."""
+        if not prompt_tokens:
+            self._decode_s, self._decode_tokens = duration_s, max(decode_tokens, 1)
+            return
+        # Where fewer sequences run than were measured, they are taken to need as much less.
+        running_s = self._decode_s * min(1.0, max(decode_tokens, 1) / self._decode_tokens)
+        prompt_s = max(duration_s - running_s, duration_s * _LEAST_SHARE)
+        if 2 * prompt_tokens < self.tokens and prompt_s < self._target_s:
+            return  # a short prompt: its time is mostly what any step takes
+        self._costs_s.append(prompt_s / prompt_tokens)
+        affordable = int(self._target_s / max(median(self._costs_s), 1e-9))
+        grown = max(2 * prompt_tokens, self.tokens)
+        self.tokens = max(min(affordable, grown, self._max_tokens), min(MIN_TOKENS, self._max_tokens))

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from deployments.engine.config import EngineConfig
 from deployments.engine.engine import TransformersEngine
 from deployments.engine.protocol import UnsupportedModel
+from deployments.engine.threads import Threads, usable_cores
+
+logger = logging.getLogger(__name__)
 
 
 def load_engine(
-    path: str, config: EngineConfig, *, device: str = "auto", dtype: str = "auto"
+    path: str,
+    config: EngineConfig,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: Threads | None = None,
 ) -> TransformersEngine:
     """Loads the weights and checks the model. Raises `UnsupportedModel`, and `OSError` when there is no model
     at `path`.
 
     `device` is auto (CUDA if there is one), cpu or cuda; `dtype` is auto (as the weights say), float32,
     bfloat16 or float16. On a CPU that has no arithmetic of its own for half precision, auto means float32.
+    With `threads`, the number of torch's threads is set for the process.
     """
     target = choose_device(device)
     wanted = "auto" if dtype == "auto" else getattr(torch, dtype)
@@ -31,6 +42,10 @@ def load_engine(
     if dtype == "auto" and target.type == "cpu" and not cpu_computes(model.dtype):
         module.to(torch.float32)
     module.to(target)
+    if threads is not None:
+        number = threads.number(model.num_parameters(), usable_cores())
+        torch.set_num_threads(number)
+        logger.info("the engine computes with %d threads on %d cores", number, usable_cores())
     return TransformersEngine(model, config)
 
 

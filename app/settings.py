@@ -27,9 +27,10 @@ class ModelSettings(_Section):
 
     `prefill_chunk_ms`: the time for which one step reads prompts, while the running streams wait; `prefill_chunk_tokens` bounds
     it. `accept_timeout_s`: a replica that has not taken a job by then is passed over. `step_timeout_s`: a replica whose engine
-    makes no progress for longer, not by one layer of a step, is unhealthy. `sampling_defaults`: whether requests get what they
-    leave out from the model's generation_config.json. `control_tokens_in_messages`: whether names of control tokens in the content
-    of a message are plain text or those tokens.
+    makes no progress for longer, not by one layer of a step, is unhealthy. `threads`: those of the CPU in each replica; auto is
+    the cores of the machine shared among the generator replicas, and 1 for a small model. `sampling_defaults`: whether requests get
+    what they leave out from the model's generation_config.json. `control_tokens_in_messages`: whether names of control tokens in
+    the content of a message are plain text or those tokens.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] = (
@@ -50,6 +51,7 @@ class ModelSettings(_Section):
     prefill_chunk_ms: PositiveInt = 150
     accept_timeout_s: Seconds = 3
     step_timeout_s: Seconds = 3
+    threads: Literal["auto"] | PositiveInt = "auto"
     min_replicas: PositiveInt = 1
     max_replicas: PositiveInt = 2
     cpus_per_replica: Annotated[float, Field(gt=0)] = 1.0

@@ -44,6 +44,7 @@ def build_app(args: Settings) -> Application:
     With `streams.backend: redis` the store is no deployment, and the ingress gets none.
     """
     labels = _labels(args)
+    replicas = sum(model.max_replicas for model in args.models if model.engine != "simulated")
     tokenizers = {
         model.name: serve.deployment(
             name=f"Tokenizer:{labels[model.name]}",
@@ -60,7 +61,7 @@ def build_app(args: Settings) -> Application:
             graceful_shutdown_timeout_s=args.limits.request_timeout_s + DRAIN_MARGIN_S,
             ray_actor_options=_actor_options(model),
             **_scale(model),
-        )(Generator).bind(model)
+        )(Generator).bind(model, replicas)
         for model in args.models
     }
     store = None

@@ -15,6 +15,7 @@ from typing import cast
 
 from transformers import PreTrainedModel
 
+from app.schema.sampling import SamplingParams
 from app.schema.tokens import Job, TokenBatch
 from deployments.engine.config import EngineConfig
 from deployments.engine.model_runner import ModelRunner
@@ -66,6 +67,7 @@ class TransformersEngine(StreamEngine[Sequence]):
         self._sampler = Sampler(self._end_ids)
         self._clock = clock
         self._prefill_budget = PrefillBudget(config.prefill_chunk_ms / 1000, config.prefill_chunk_tokens)
+        self._prefill_budget.record(0, 1, self._shortest_step_s())
         self._suspects: list[list[Sequence]] = []
         self._has_worked = False
         self._failed_alone = 0
@@ -110,6 +112,20 @@ class TransformersEngine(StreamEngine[Sequence]):
         for sequence in sequences:
             sequence.siblings = sequences
         return sequences
+
+    def _shortest_step_s(self) -> float:
+        """The time of a forward pass over one token. The second of two counts, because the first warms up."""
+        job = Job(ingress="", key=0, prompt=[0], sampling=SamplingParams(max_tokens=1))
+        sequence = Sequence(job, 0, self.max_model_len_tokens, 0)
+        sequence.extent = self._runner.kv_cache.allocate(1)
+        assert sequence.extent is not None
+        began_s = 0.0
+        for _ in range(2):
+            began_s = self._clock()
+            self._runner.forward([Chunk(sequence, 0, 1)])
+        duration_s = self._clock() - began_s
+        self._runner.kv_cache.free(sequence.extent, scrub=True)
+        return duration_s
 
     # The step.
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from deployments.engine.config import EngineConfig
 from deployments.engine.engine import TransformersEngine
 from deployments.engine.protocol import UnsupportedModel
+from deployments.engine.threads import Threads, usable_cores
+
+logger = logging.getLogger(__name__)
 
 
 def load_engine(
@@ -17,6 +22,7 @@ def load_engine(
     device: str = "auto",
     dtype: str = "auto",
     end_ids: frozenset[int] | None = None,
+    threads: Threads | None = None,
 ) -> TransformersEngine:
     """Loads the weights and checks the model. Raises `UnsupportedModel`, and `OSError` when there is no model
     at `path`.
@@ -24,6 +30,7 @@ def load_engine(
     `device` is auto (CUDA if there is one), cpu or cuda; `dtype` is auto (as the weights say), float32,
     bfloat16 or float16. On a CPU that has no arithmetic of its own for half precision, auto means float32.
     `end_ids` are the engine's; None or none: those that the loaded model names.
+    With `threads`, the number of torch's threads is set for the process.
     """
     target = choose_device(device)
     wanted = "auto" if dtype == "auto" else getattr(torch, dtype)
@@ -37,6 +44,10 @@ def load_engine(
     if dtype == "auto" and target.type == "cpu" and not cpu_computes(model.dtype):
         module.to(torch.float32)
     module.to(target)
+    if threads is not None:
+        number = threads.number(model.num_parameters(), usable_cores())
+        torch.set_num_threads(number)
+        logger.info("the engine computes with %d threads on %d cores", number, usable_cores())
     return TransformersEngine(model, config, end_ids=end_ids or None)
 
 

@@ -13,6 +13,7 @@ from app.settings import ModelSettings
 from deployments.engine.config import EngineConfig
 from deployments.engine.loop import EngineLoop
 from deployments.engine.simulated import SimulatedEngine
+from deployments.engine.threads import Threads
 from deployments.generator.autoscaling import SEQUENCES
 from deployments.generator.server import GeneratorServer
 from deployments.model.files import load_tokenizer, model_path, printable_token_ids, read_end_ids
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     from deployments.engine.protocol import Engine
 
 
-def build_engine(settings: ModelSettings) -> Engine:
-    """The engine of a model. Takes seconds and blocks; raises `UnsupportedModel` and `OSError`."""
+def build_engine(settings: ModelSettings, replicas: int = 1) -> Engine:
+    """The engine of a model, on a machine that it may share with `replicas` generator replicas, itself among them.
+
+    Takes seconds and blocks; raises `UnsupportedModel` and `OSError`.
+    """
     config = EngineConfig.from_settings(settings)
     path = model_path(settings)
     if settings.engine == "simulated":
@@ -37,16 +41,24 @@ def build_engine(settings: ModelSettings) -> Engine:
     # torch stays out of the processes that only build or route.
     from deployments.engine.loading import load_engine
 
-    return load_engine(path, config, device=settings.device, dtype=settings.dtype, end_ids=read_end_ids(path))
+    threads = Threads(settings.threads, replicas, settings.cpus_per_replica)
+    return load_engine(
+        path,
+        config,
+        device=settings.device,
+        dtype=settings.dtype,
+        end_ids=read_end_ids(path),
+        threads=threads,
+    )
 
 
 class Generator(GeneratorServer):
-    """A `GeneratorServer` as a Serve deployment, with its engine."""
+    """A `GeneratorServer` as a Serve deployment, with its engine. The application has up to `replicas` such replicas."""
 
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: ModelSettings, replicas: int = 1) -> None:
         super().__init__(settings.sequences_per_replica)
         self._engine_loop = EngineLoop(
-            build_engine(settings), self.deliver, step_timeout_s=settings.step_timeout_s
+            build_engine(settings, replicas), self.deliver, step_timeout_s=settings.step_timeout_s
         )
         self._engine_loop.start()
         self.serve(self._engine_loop)

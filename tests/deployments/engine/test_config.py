@@ -14,7 +14,7 @@ def test_the_defaults_are_those_of_the_settings() -> None:
 
 
 def test_all_bounds_come_from_the_settings() -> None:
-    bounds: dict[str, Any] = dict(zip(EngineConfig.__struct_fields__, (10, 2, 3, 40, 5), strict=True))
+    bounds: dict[str, Any] = dict(zip(EngineConfig.__struct_fields__, (10, 2, 3, 40, 5, 70), strict=True))
     config = EngineConfig.from_settings(ModelSettings(**bounds))
     assert msgspec.structs.asdict(config) == bounds
     assert config.max_sequences == 5

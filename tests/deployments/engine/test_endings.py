@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -27,7 +28,7 @@ PROMPT = [5, 17, 3, 99, 42, 8, 120]
 TIGHT = msgspec.structs.replace(CONFIG, kv_cache_tokens=512, prefill_chunk_tokens=64)
 WANTED = make_job(77, PROMPT, SamplingParams(max_tokens=9, seed=3, temperature=1.3))
 
-OPERATIONS = {
+OPERATIONS: dict[str, Callable[[TransformersEngine], tuple[Any, str]]] = {
     "schedule": lambda engine: (engine._scheduler, "schedule"),
     "forward": lambda engine: (engine._runner, "forward"),
     "sample": lambda engine: (engine._sampler, "sample"),

@@ -98,7 +98,7 @@ def test_chunks_are_sized_by_time() -> None:
     slow.engine.add(make_job(0, [3], greedy(99)))
     slow.engine.step()
     slow.engine.add(make_job(1, [3] * 400, greedy(1)))
-    steps_s = []
+    steps_s: list[float] = []
     while slow.engine.statistics().running > 1 or len(steps_s) < 2:
         began_s = slow.now
         slow.engine.step()

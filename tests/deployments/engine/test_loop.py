@@ -31,6 +31,7 @@ class CommandedEngine:
     max_sequences = 4
 
     def __init__(self) -> None:
+        self.progress: Callable[[], None] = lambda: None
         self.calls: list[tuple[str, str, int]] = []
         self.streams: dict[tuple[str, int], int] = {}
         self.paused: set[tuple[str, int]] = set()

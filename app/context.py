@@ -25,7 +25,8 @@ def check_vocabulary(request: GenerationRequest, card: ModelCard) -> None:
 def fit_sampling(
     request: GenerationRequest, prompt: Sequence[int], seed: int, card: ModelCard, limits: LimitsSettings
 ) -> SamplingParams:
-    """The request's sampling parameters with its seed, and with `max_tokens` cut to what the context leaves.
+    """The request's sampling parameters with its seed, the model's defaults for what it leaves out, and `max_tokens` cut to what
+    the context leaves.
 
     Raises `InvalidRequest` for an empty prompt and `PromptTooLong` for one that leaves no room for a token.
     """
@@ -40,7 +41,10 @@ def fit_sampling(
     room = min(card.max_model_len_tokens - len(prompt), limits.max_output_tokens)
     max_tokens = min(request.sampling.max_tokens or room, room)
     min_tokens = min(request.sampling.min_tokens, max_tokens)
-    return msgspec.structs.replace(request.sampling, seed=seed, max_tokens=max_tokens, min_tokens=min_tokens)
+    defaults = {name: getattr(card.sampling_defaults, name) for name in request.left_out}
+    return msgspec.structs.replace(
+        request.sampling, **defaults, seed=seed, max_tokens=max_tokens, min_tokens=min_tokens
+    )
 
 
 def prompt_field(request: GenerationRequest) -> str:

@@ -11,13 +11,15 @@ from typing import Protocol
 import msgspec
 
 from app.schema.requests import GenerationRequest
+from app.schema.sampling import SamplingDefaults
 from app.schema.tokens import Job, Steering, TokenBatch
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """What the ingress must know of a model to validate for it and to write its text.
 
-    `tokenizer_json` is the serialised `tokenizers.Tokenizer`; `created` is Unix seconds.
+    `tokenizer_json` is the serialised `tokenizers.Tokenizer`; `created` is Unix seconds. `sampling_defaults` stand for what a
+    request leaves out.
     """
 
     name: str
@@ -27,6 +29,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     tokenizer_json: str
     has_chat_template: bool
+    sampling_defaults: SamplingDefaults = SamplingDefaults()
 
 
 class Tokenizer(Protocol):

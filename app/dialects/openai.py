@@ -69,7 +69,13 @@ def usage_object(usage: Usage) -> OpenAIUsage:
 
 def model_object(card: ModelCard) -> Model:
     """A model as `GET /v1/models/{id}` shows it."""
-    return {"id": card.name, "object": "model", "created": card.created, "owned_by": card.owned_by}
+    return {
+        "id": card.name,
+        "object": "model",
+        "created": card.created,
+        "owned_by": card.owned_by,
+        "sampling_defaults": msgspec.to_builtins(card.sampling_defaults),
+    }
 
 
 def model_list(cards: Iterable[ModelCard]) -> ModelList:

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from app.errors import InvalidRequest
 from app.schema.requests import GenerationRequest, Message, OnDisconnect
-from app.schema.sampling import MAX_LOGPROBS, SamplingParams
+from app.schema.sampling import MAX_LOGPROBS, SamplingDefaults, SamplingParams
 from app.settings import LimitsSettings
 
 MAX_CHOICES = 8
@@ -218,7 +218,10 @@ class GenerationFields(Fields):
         self._check_limits(limits, max_tokens, max_tokens_param)
         return GenerationRequest(
             model=model,
-            sampling=self._sampling(max_tokens, logprobs),
+            sampling=self.sampling(max_tokens, logprobs),
+            left_out=tuple(
+                name for name in SamplingDefaults.__struct_fields__ if name not in self.model_fields_set
+            ),
             seed=self.seed,
             prompt=prompt,
             messages=messages,
@@ -231,7 +234,8 @@ class GenerationFields(Fields):
             on_disconnect=on_disconnect,
         )
 
-    def _sampling(self, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+    def sampling(self, max_tokens: int | None = None, logprobs: int | None = None) -> SamplingParams:
+        """The sampling parameters that these fields say, with the defaults of the fields."""
         return SamplingParams(
             max_tokens=max_tokens or 0,
             min_tokens=self.min_tokens,

@@ -12,11 +12,22 @@ OpenAIFinishReason = Literal["stop", "length", "content_filter"]
 UnixSeconds = Annotated[int, Meta(description="Unix seconds.")]
 
 
+class SamplingDefaults(TypedDict):
+    """What a request that leaves it out is sampled with."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+
+
 class Model(TypedDict):
     id: str
     object: Literal["model"]
     created: UnixSeconds
     owned_by: str
+    sampling_defaults: SamplingDefaults
 
 
 class ModelList(TypedDict):

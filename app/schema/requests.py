@@ -20,11 +20,13 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request for one stream. Exactly one of `prompt`, `messages` and `prompt_token_ids` is set.
 
     `sampling.max_tokens` of 0 means "not said": the service puts what the context leaves. `seed` None is replaced by one
-    that the server draws and reports.
+    that the server draws and reports. `left_out` names the parameters of `sampling` that the client has not given: the model's
+    own defaults stand for them.
     """
 
     model: str
     sampling: SamplingParams
+    left_out: tuple[str, ...] = ()
     seed: int | None = None
     prompt: str | None = None
     messages: tuple[Message, ...] | None = None

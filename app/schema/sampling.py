@@ -10,6 +10,16 @@ import msgspec
 MAX_LOGPROBS = 20
 
 
+class SamplingDefaults(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model's requests are sampled with where they leave it out; by itself every filter is off."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """The sampling half of a request. Penalties, bias and `min_tokens` count the tokens already generated.
 

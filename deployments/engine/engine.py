@@ -83,6 +83,10 @@ class TransformersEngine(StreamEngine[Sequence]):
     def healthy(self) -> bool:
         return self._failed_in_a_row < MAX_FAILED_STEPS
 
+    @property
+    def deterministic(self) -> bool:
+        return self._runner.deterministic
+
     def next_step_s(self) -> float | None:
         return 0.0 if self.has_work else None
 

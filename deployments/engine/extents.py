@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from deployments.engine.key_count import key_count
+
 SMALLEST_EXTENT_TOKENS = 128
 LARGEST_SLAB_TOKENS = 2048
 _SLABS_WANTED = 16
@@ -62,7 +64,7 @@ class ExtentAllocator:
         self, total_tokens: int, largest_tokens: int, smallest_tokens: int = SMALLEST_EXTENT_TOKENS
     ) -> None:
         self._smallest = power_of_two_from(smallest_tokens)
-        self._largest = max(power_of_two_from(largest_tokens), self._smallest)
+        self._largest = max(power_of_two_from(key_count(largest_tokens)), self._smallest)
         wanted = power_of_two_from(total_tokens // _SLABS_WANTED + 1) // 2
         self.slab_tokens = min(max(wanted, self._smallest), LARGEST_SLAB_TOKENS, self._largest)
         slabs = max(-(-total_tokens // self.slab_tokens), self._largest // self.slab_tokens)
@@ -72,10 +74,10 @@ class ExtentAllocator:
         self._classes: dict[int, _SizeClass] = {}
 
     def capacity_for(self, tokens: int) -> int:
-        """The capacity of the extent that `tokens` tokens get."""
+        """The capacity of the extent that `tokens` tokens get: room for the keys that attention reads for them."""
         if tokens > self._largest:
             raise ValueError(f"{tokens} tokens don't fit the largest extent of {self._largest}")
-        return max(power_of_two_from(tokens), self._smallest)
+        return max(power_of_two_from(key_count(tokens)), self._smallest)
 
     def allocate(self, tokens: int) -> Extent | None:
         """An extent for `tokens` tokens, or None when there is no room for it now."""

@@ -27,12 +27,17 @@ class LayerShape:
 
 
 class LayerCache:
-    """Keys and values of one layer. `keys`: (tokens * heads, key_dim); `values`: (tokens * heads, value_dim)."""
+    """Keys and values of one layer. `keys`: ((tokens + 1) * heads, key_dim); `values`: ((tokens + 1) * heads, value_dim).
+
+    The last token belongs to no extent: it takes what the padding of a step writes.
+    """
 
     def __init__(self, shape: LayerShape, tokens: int, device: torch.device) -> None:
         self.heads = shape.heads
-        self.keys = torch.zeros(tokens * shape.heads, shape.key_dim, dtype=shape.dtype, device=device)
-        self.values = torch.zeros(tokens * shape.heads, shape.value_dim, dtype=shape.dtype, device=device)
+        self.keys = torch.zeros((tokens + 1) * shape.heads, shape.key_dim, dtype=shape.dtype, device=device)
+        self.values = torch.zeros(
+            (tokens + 1) * shape.heads, shape.value_dim, dtype=shape.dtype, device=device
+        )
 
     def rows(self, offset: int, capacity: int, count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """The keys (count, heads, capacity, key_dim) and values (count, heads, capacity, value_dim) of `count` extents that lie
@@ -86,7 +91,7 @@ class KVCache:
 
         Returns None, and leaves `extent` as it is, when there is no room.
         """
-        if tokens <= extent.capacity:
+        if self._allocator.capacity_for(tokens) <= extent.capacity:
             return extent
         larger = self._allocator.allocate(tokens)
         if larger is not None:

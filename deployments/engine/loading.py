@@ -22,6 +22,7 @@ def load_engine(
     device: str = "auto",
     dtype: str = "auto",
     threads: Threads | None = None,
+    end_ids: frozenset[int] | None = None,
 ) -> TransformersEngine:
     """Loads the weights and checks the model. Raises `UnsupportedModel`, and `OSError` when there is no model
     at `path`.
@@ -29,6 +30,7 @@ def load_engine(
     `device` is auto (CUDA if there is one), cpu or cuda; `dtype` is auto (as the weights say), float32,
     bfloat16 or float16. On a CPU that has no arithmetic of its own for half precision, auto means float32.
     With `threads`, the number of torch's threads is set for the process.
+    `end_ids` are the engine's; None or none: those that the loaded model names.
     """
     target = choose_device(device)
     wanted = "auto" if dtype == "auto" else getattr(torch, dtype)
@@ -46,7 +48,7 @@ def load_engine(
         number = threads.number(model.num_parameters(), usable_cores())
         torch.set_num_threads(number)
         logger.info("the engine computes with %d threads on %d cores", number, usable_cores())
-    return TransformersEngine(model, config)
+    return TransformersEngine(model, config, end_ids=end_ids or None)
 
 
 def choose_device(device: str) -> torch.device:
@@ -55,18 +57,24 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
+# Names in /proc/cpuinfo of the instructions that multiply bfloat16: of x86 (AVX-512 and AMX) and of ARM.
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
 def cpu_computes(dtype: torch.dtype) -> bool:
     """Whether this CPU multiplies matrices of `dtype` natively."""
     if dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported() and "avx512_bf16" in _cpu_flags()
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported() and not _BFLOAT16_FLAGS.isdisjoint(cpu_flags())
     if dtype == torch.float16:
-        return "avx512_fp16" in _cpu_flags()
+        return "avx512_fp16" in cpu_flags()
     return True
 
 
-def _cpu_flags() -> str:
+def cpu_flags() -> set[str]:
+    """The features of the CPU as Linux names them; empty elsewhere."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
-            return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+            flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     except OSError:
-        return ""
+        return set()
+    return set(flags.partition(":")[2].split())

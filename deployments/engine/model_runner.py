@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,11 +20,13 @@ from transformers import AttentionInterface, PreTrainedModel
 from app.schema.sampling import SamplingParams
 from app.schema.tokens import Job
 from deployments.engine.attention import NAME, AttentionStep, ExtentStep, ShapeProbe, extent_attention
+from deployments.engine.batch_invariant import make_batch_invariant
 from deployments.engine.config import EngineConfig
 from deployments.engine.extents import SMALLEST_EXTENT_TOKENS
 from deployments.engine.kv_cache import KVCache
 from deployments.engine.protocol import UnsupportedModel
 from deployments.engine.scheduler import Chunk
+from deployments.engine.self_test import unequal_attention, unequal_products
 from deployments.engine.sequence import Sequence
 from deployments.engine.step_progress import StepProgress
 
@@ -34,14 +37,15 @@ AttentionInterface.register(NAME, extent_attention)
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _PROBE_TOKENS = (24, 17)
 _TOLERANCES = {torch.float32: 5e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
-"""The largest allowed difference of a logit, in standard deviations of the logits."""
+"""The largest allowed difference of logits, in standard deviations: see `ModelRunner._difference`."""
 
 
 class ModelRunner:
     """Owns the model and its key-value memory. `max_model_len_tokens` is the configured length, or less if
     the model has less. `progress` is called in every layer.
 
-    Raises `UnsupportedModel`.
+    `deterministic`: the logits of a token have the same bits whatever shares its batch and however its sequence was cut into
+    chunks, as a self-test found on this machine. Raises `UnsupportedModel`.
     """
 
     def __init__(self, model: PreTrainedModel, config: EngineConfig) -> None:
@@ -58,20 +62,38 @@ class ModelRunner:
         probes = self._probes(config.kv_cache_tokens)
         expected = self._reference(probes)
         model.set_attn_implementation(NAME)
+        self._row_multiple = make_batch_invariant(model) if self._device.type == "cpu" else 1
         probe = ShapeProbe()
         ids = torch.arange(2, device=self._device)
-        with torch.inference_mode():
-            self._logits(ids, ids, probe, [1])
+        try:
+            with torch.inference_mode():
+                self._logits(ids, ids, probe, [1])
+        except Exception as error:
+            raise UnsupportedModel(
+                f"{_name(model)} can't be served: its layers don't run with this engine's attention ({error})"
+            ) from error
         check_layers(model, probe)
         layers = [shape for _, shape in sorted(probe.shapes.items())]
         self.kv_cache = KVCache(layers, config.kv_cache_tokens, self.max_model_len_tokens, self._device)
-        self._probe, self._probe_logits = probes[0], expected[0]
+        self._probe, self._probe_expected = probes[0], expected[0]
         self._verify(probes, expected)
+        began_s = time.perf_counter()
+        unequal = unequal_products(model) or unequal_attention(probe, self._device) or self._unequal(probes)
+        self.deterministic = unequal is None
+        logger.log(
+            logging.INFO if self.deterministic else logging.WARNING,
+            "the self-test of %.2f s says that texts %s%s",
+            time.perf_counter() - began_s,
+            "don't depend on what else is computed"
+            if unequal is None
+            else "may depend on what else is computed: not the same are ",
+            unequal or "",
+        )
 
     @torch.inference_mode()
     def forward(self, chunks: list[Chunk]) -> tuple[torch.Tensor, list[Sequence]]:
         """The logits of the next tokens: (rows, vocab_size), of the model's dtype; and the sequence of each row."""
-        step = ExtentStep(chunks, self.kv_cache, self._device)
+        step = ExtentStep(chunks, self.kv_cache, self._device, self._row_multiple)
         sampled: list[Sequence] = []
         last_tokens: list[int] = []
         tokens = 0
@@ -87,7 +109,7 @@ class ModelRunner:
         try.
         """
         try:
-            difference = self._difference([self._probe], [self._probe_logits])
+            difference = self._difference([self._probe], [self._probe_expected])
         except Exception:
             logger.exception("the model fails on a prompt that it did at the start")
             return False
@@ -105,14 +127,17 @@ class ModelRunner:
             "position_ids": positions[None],
             "use_cache": False,
         }
-        everything = len(rows) == len(ids)
-        index = torch.tensor(rows, dtype=torch.long).to(self._device, non_blocking=True)
+        everything = rows == list(range(len(ids)))
+        padding = rows[-1:] * (-len(rows) % self._row_multiple)
+        index = torch.tensor(rows + padding, dtype=torch.long).to(self._device, non_blocking=True)
         if self._takes_logits_index and not everything:
             arguments["logits_to_keep"] = index
         logits: torch.Tensor = self._model(
             **arguments, attention_step=StepProgress(step, self.progress)
         ).logits[0]
-        return logits if everything or self._takes_logits_index else logits[index]
+        if everything:
+            return logits
+        return logits[: len(rows)] if self._takes_logits_index else logits[index[: len(rows)]]
 
     # Checks at the start.
 
@@ -150,13 +175,35 @@ class ModelRunner:
             )
 
     def _difference(self, probes: list[list[int]], expected: list[torch.Tensor]) -> float:
-        """The largest difference to `expected` in standard deviations: two chunks, then token by token, all
-        side by side.
+        """The difference to `expected` in standard deviations of the logits: at the worst position in float32, at the median
+        position otherwise.
 
-        `expected`: for each probe (tokens, vocab_size), float32.
+        In half precision a mixture of experts now and then sends a token to another expert, by its own implementations of
+        attention too. `expected`: for each probe (tokens, vocab_size), float32.
+        """
+        positions = [
+            (logits.float() - wanted).abs().amax(dim=-1) / wanted.std()
+            for logits, wanted in zip(self._probe_logits(probes, in_thirds=True), expected, strict=True)
+        ]
+        differences = torch.cat(positions).nan_to_num(float("inf"))
+        return float(differences.max() if self._model.dtype == torch.float32 else differences.median())
+
+    def _unequal(self, probes: list[list[int]]) -> str | None:
+        """Why the logits of a token are not the same bits in every company, as far as the probes show it; None if they are."""
+        together = self._probe_logits(probes, in_thirds=True)
+        for probe, logits in zip(probes, together, strict=True):
+            (alone,) = self._probe_logits([probe], in_thirds=False)
+            if not torch.equal(alone, logits):
+                return "the logits of a prompt that is computed alone and whole"
+        return None
+
+    @torch.inference_mode()
+    def _probe_logits(self, probes: list[list[int]], *, in_thirds: bool) -> list[torch.Tensor]:
+        """The logits of every position, all probes side by side: for each (tokens, vocab_size). They are computed whole, or
+        `in_thirds`: two chunks, then token by token.
         """
         sequences = [_probe_sequence(probe, number) for number, probe in enumerate(probes)]
-        worst = 0.0
+        logits: list[list[torch.Tensor]] = [[] for _ in probes]
         try:
             for sequence in sequences:
                 sequence.extent = self.kv_cache.allocate(len(sequence.tokens))
@@ -165,34 +212,24 @@ class ModelRunner:
             while any(sequence.remaining for sequence in sequences):
                 chunks = []
                 for sequence in sequences:
-                    # Thirds: the first two as chunks, the rest token by token.
                     third = len(sequence.tokens) // 3
                     count = third if third and sequence.computed < 2 * third else 1
                     if sequence.remaining:
+                        count = count if in_thirds else sequence.remaining
                         chunks.append(Chunk(sequence, sequence.computed, count))
-                worst = max(worst, self._chunk_difference(chunks, expected))
+                step = ExtentStep(chunks, self.kv_cache, self._device, self._row_multiple)
+                rows = list(range(sum(chunk.count for chunk in chunks)))
+                parts = self._logits(step.ids, step.positions, step, rows).split(
+                    [chunk.count for chunk in step.ordered]
+                )
+                for chunk, part in zip(step.ordered, parts, strict=True):
+                    logits[chunk.sequence.choice].append(part)
+                    chunk.sequence.computed = chunk.end
         finally:
             for sequence in sequences:
                 if sequence.extent is not None:
                     self.kv_cache.free(sequence.extent, scrub=True)
-        return worst
-
-    @torch.inference_mode()
-    def _chunk_difference(self, chunks: list[Chunk], expected: list[torch.Tensor]) -> float:
-        """Computes `chunks`. Returns the largest difference of their logits to `expected`, in standard deviations.
-
-        `expected`: for each probe (tokens, vocab_size), float32.
-        """
-        step = ExtentStep(chunks, self.kv_cache, self._device)
-        rows = list(range(len(step.ids)))
-        logits = self._logits(step.ids, step.positions, step, rows).float()
-        wanted = torch.cat(
-            [expected[chunk.sequence.choice][chunk.start : chunk.end] for chunk in step.ordered]
-        )
-        for chunk in chunks:
-            chunk.sequence.computed = chunk.end
-        difference = (logits - wanted).abs().max() / wanted.std()
-        return float(difference.nan_to_num(float("inf")))
+        return [torch.cat(parts) for parts in logits]
 
 
 def check_supported(model: PreTrainedModel) -> None:

@@ -16,7 +16,7 @@ from deployments.engine.simulated import SimulatedEngine
 from deployments.engine.threads import Threads
 from deployments.generator.autoscaling import SEQUENCES
 from deployments.generator.server import GeneratorServer
-from deployments.model.files import load_tokenizer, model_path, printable_token_ids
+from deployments.model.files import load_tokenizer, model_path, printable_token_ids, read_end_ids
 
 if TYPE_CHECKING:
     from deployments.engine.protocol import Engine
@@ -41,8 +41,14 @@ def build_engine(settings: ModelSettings, replicas: int = 1) -> Engine:
     # torch stays out of the processes that only build or route.
     from deployments.engine.loading import load_engine
 
-    threads = Threads(settings.threads, replicas, settings.cpus_per_replica)
-    return load_engine(path, config, device=settings.device, dtype=settings.dtype, threads=threads)
+    return load_engine(
+        path,
+        config,
+        device=settings.device,
+        dtype=settings.dtype,
+        end_ids=read_end_ids(path),
+        threads=Threads(settings.threads, replicas, settings.cpus_per_replica),
+    )
 
 
 class Generator(GeneratorServer):

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
+from app.errors import InvalidRequest
 from app.ports import ModelCard
+from app.schema.fields import GenerationFields
+from app.schema.sampling import SamplingDefaults
 from app.settings import ModelSettings
+from app.validation import parse_object
 from deployments.model import MODEL_DIR
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_tokenizers import TokenizersBackend
+
+logger = logging.getLogger(__name__)
 
 OWNER = "streaming-inference"
 SIMULATED_OWNER = "simulated"
@@ -70,7 +77,62 @@ def describe(settings: ModelSettings, tokenizer: TokenizersBackend) -> ModelCard
         vocab_size=limits.get("vocab_size") or len(tokenizer),
         tokenizer_json=bare_copy(tokenizer.backend_tokenizer.to_str()).to_str(),
         has_chat_template=tokenizer.chat_template is not None,
+        sampling_defaults=read_sampling_defaults(path)
+        if settings.sampling_defaults == "model"
+        else SamplingDefaults(),
     )
+
+
+def read_sampling_defaults(path: str) -> SamplingDefaults:
+    """What the model's generation_config.json says for requests that leave it out. As in vLLM, `do_sample` changes nothing.
+
+    Raises `ValueError` for a value that a request may not have.
+    """
+    written = _read_json(path, "generation_config.json")
+    names = SamplingDefaults.__struct_fields__
+    try:
+        fields = parse_object(GenerationFields, {name: written.get(name) for name in names})
+    except InvalidRequest as error:
+        raise ValueError(
+            f"{path}/generation_config.json: {error.message} With sampling_defaults: none it is not read."
+        ) from error
+    sampling = fields.sampling()
+    return SamplingDefaults(**{name: getattr(sampling, name) for name in names})
+
+
+def read_end_ids(path: str) -> frozenset[int]:
+    """The tokens with which the model ends by itself: those of its generation configuration, its configuration and its tokenizer,
+    and the special token that its chat template puts after an answer. Empty where the files say nothing.
+
+    The files are often at odds: a fine-tune for chats may have the generation configuration of its base model.
+    """
+    tokenizer = load_transformers_tokenizer(path)
+    config = _read_json(path, "config.json")
+    texts = config.get("text_config") or {}
+    sources = (_read_json(path, "generation_config.json"), config, texts)
+    ids: set[int] = set()
+    for written in (source.get("eos_token_id") for source in sources):
+        ids.update(written if isinstance(written, list) else () if written is None else (written,))
+    if tokenizer.eos_token_id is not None:
+        ids.add(tokenizer.eos_token_id)
+    return frozenset(ids | _turn_end_ids(tokenizer))
+
+
+def _turn_end_ids(tokenizer: TokenizersBackend) -> set[int]:
+    """The id of the special token after an assistant's message, if the chat template puts one there."""
+    answer = "The answer is 42."
+    turns = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": answer}]
+    try:
+        rendered = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except Exception as error:  # a template may be missing, broken, or refuse such a chat
+        logger.info("the chat template shows no end of a turn: %r", error)
+        return set()
+    _, found, after = rendered.rpartition(answer)
+    special = {
+        token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    ends = {token_id for token_id, text in special.items() if found and after.lstrip().startswith(text)}
+    return {max(ends, key=lambda token_id: len(special[token_id]))} if ends else set()
 
 
 def printable_token_ids(tokenizer: tokenizers.Tokenizer) -> list[int]:

@@ -1,13 +1,11 @@
 """The prompts of one model as token ids: chat templates, special tokens, and text that is too long.
 
-Each thread has its own tokenizer, because a shared one mixes up the settings of concurrent calls. It encodes with `encode_batch`,
-which frees the interpreter lock while it works.
+The tokenizers are never changed, so that several threads can use them at the same time.
 """
 
 from __future__ import annotations
 
-import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import msgspec
@@ -17,11 +15,10 @@ from app.ports import ModelCard
 from app.schema.requests import GenerationRequest, Message
 from app.settings import ModelSettings
 from deployments.model.files import bare_copy, describe, load_transformers_tokenizer, model_path
+from deployments.tokenizer.control_tokens import ControlTokens, encoded
 
-if TYPE_CHECKING:
-    import tokenizers
-
-MAX_CHARACTERS_PER_TOKEN = 16
+MIN_CHARACTERS_PER_TOKEN = 16
+"""What a token may stand for at least, also where the vocabulary has no token so long: a normalizer can join characters."""
 
 
 class PromptEncoder:
@@ -30,31 +27,41 @@ class PromptEncoder:
     def __init__(self, settings: ModelSettings) -> None:
         self._tokenizer = load_transformers_tokenizer(model_path(settings))
         self.card: ModelCard = describe(settings, self._tokenizer)
-        self._max_characters = MAX_CHARACTERS_PER_TOKEN * self.card.max_model_len_tokens
-        self._own = threading.local()
+        self._plain = bare_copy(self.card.tokenizer_json)
+        template = self._tokenizer.get_chat_template() if self.card.has_chat_template else ""
+        self._control_tokens = ControlTokens(self.card.tokenizer_json, template)
+        self._parses_messages = settings.control_tokens_in_messages == "parse"
+        longest_token = max(map(len, self._plain.get_vocab()))
+        self._max_characters = self.card.max_model_len_tokens * max(longest_token, MIN_CHARACTERS_PER_TOKEN)
 
     def encode(self, request: GenerationRequest) -> list[int]:
         """The prompt's ids. Chat text is encoded as the template writes it; a plain prompt gets the model's special tokens.
 
+        Names of control tokens are plain text in messages, unless the settings say otherwise. A plain prompt may use them.
         Raises `InvalidRequest` for messages that the template refuses and `PromptTooLong` for text that can't fit.
         """
         if request.prompt_token_ids is not None:
             return list(request.prompt_token_ids)
         if request.messages is not None:
             self._check_length(sum(len(message.content) for message in request.messages), "messages")
-            return self._ids(self._render(request.messages), add_special_tokens=False)
+            return self._encode_chat(request.messages)
         text = request.prompt or ""
         self._check_length(len(text), "prompt")
-        return self._ids(text, add_special_tokens=True)
+        return encoded(self._plain, text, add_special_tokens=True)
 
     def encode_text(self, text: str) -> list[int]:
         """The ids of a piece of text without special tokens. Raises `PromptTooLong` as `encode` does."""
         self._check_length(len(text), "text")
-        self._bare.encode_special_tokens = True
-        try:
-            return self._ids(text, add_special_tokens=False)
-        finally:
-            self._bare.encode_special_tokens = False
+        return self._control_tokens.encode_text(text)
+
+    def _encode_chat(self, messages: tuple[Message, ...]) -> list[int]:
+        turns: list[dict[str, Any]] = [msgspec.to_builtins(message) for message in messages]
+        contents = [message.content for message in messages]
+        if self._parses_messages or not self._control_tokens.can_be_named(contents):
+            return encoded(self._plain, self._render(turns))
+        marks = self._control_tokens.marks(contents)
+        rendered = self._render([turn | {"content": marks.put(turn["content"])} for turn in turns])
+        return self._control_tokens.encode_rendered(rendered, marks)
 
     def _check_length(self, characters: int, field: str) -> None:
         if characters > self._max_characters:
@@ -64,30 +71,28 @@ class PromptEncoder:
                 param=field,
             )
 
-    def _render(self, messages: tuple[Message, ...]) -> str:
+    def _render(self, turns: list[dict[str, Any]]) -> str:
         if not self.card.has_chat_template:
             raise InvalidRequest(
                 f"The model {self.card.name} has no chat template; send a prompt.", param="messages"
             )
-        turns: list[dict[str, Any]] = [msgspec.to_builtins(message) for message in messages]
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
         try:
-            text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            # As `apply_chat_template` does, which would make plain strings of the contents.
+            template = _compile_jinja_template(self._tokenizer.get_chat_template())
+            return str(
+                template.render(
+                    **self._tokenizer.special_tokens_map,
+                    messages=turns,
+                    tools=None,
+                    documents=None,
+                    add_generation_prompt=True,
+                )
+            )
         except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
             # A template speaks to the user only through `raise_exception`, which is a plain TemplateError.
             reason = f": {error}" if type(error) is jinja2.TemplateError else "."
             raise InvalidRequest(
                 f"The model's chat template refuses these messages{reason}", param="messages"
             ) from error
-        return str(text)
-
-    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        ids: list[int] = self._bare.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
-        return ids
-
-    @property
-    def _bare(self) -> tokenizers.Tokenizer:
-        own = self._own
-        if not hasattr(own, "tokenizer"):
-            own.tokenizer = bare_copy(self.card.tokenizer_json)
-        tokenizer: tokenizers.Tokenizer = own.tokenizer
-        return tokenizer

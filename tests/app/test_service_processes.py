@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 
+import msgspec
 import pytest
 
 from app.errors import (
@@ -15,7 +16,11 @@ from app.errors import (
     StreamNotFound,
 )
 from app.schema.frames import End
+from app.schema.native import StreamBody
+from app.schema.sampling import SamplingDefaults
+from app.settings import LimitsSettings
 from app.streams.store import Excerpt, Idempotency
+from app.validation import parse_object
 from tests.fakes.clock import settle
 from tests.fakes.requests import request
 from tests.fakes.services import World, live, rest, text
@@ -84,6 +89,29 @@ def test_a_stream_is_cancelled_from_anywhere_and_again() -> None:
         for service in (world.service, world.second.service):
             status = await service.cancel(stream.id)
             assert (status.cursor, status.usage.completion_tokens) == ("2", 2)
+
+    live(test)
+
+
+def test_a_stream_that_is_taken_over_keeps_the_sampling_defaults_that_it_began_with() -> None:
+    async def test(world: World) -> None:
+        for ingress, temperature in ((world.first, 0.6), (world.second, 0.9)):
+            ingress.tokenizer.card = msgspec.structs.replace(
+                ingress.tokenizer.card, sampling_defaults=SamplingDefaults(temperature=temperature)
+            )
+        asked = parse_object(StreamBody, {"prompt": "hello", "top_p": 0.5})
+        stream = await world.service.start(asked.to_request(LimitsSettings(), "letters"))
+        sampling = world.generator.generations[0].job.sampling
+        assert (sampling.temperature, sampling.top_p) == (0.6, 0.5)
+        await settle()
+        world.first.running.cancel()
+        await settle()
+        reader = asyncio.ensure_future(rest(await world.second.service.resume(stream.id)))
+        await world.clock.advance(4)
+        taken = world.second.generator.generations[0]
+        assert taken.job.sampling == sampling
+        taken.say("a", finish="length")
+        await reader
 
     live(test)
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from app.asgi.application import build_app
@@ -24,6 +25,7 @@ from app.errors import (
 )
 from app.model import Model
 from app.ports import TokenSink
+from app.schema.sampling import SamplingDefaults
 from app.schema.tokens import EngineFinish, Job
 from app.service import GenerationService
 from app.settings import ModelSettings, Settings
@@ -358,7 +360,13 @@ def test_a_failure_after_the_start_is_an_event_when_streamed_and_a_status_when_n
 
 def test_models() -> None:
     async def test(world: World) -> None:
-        first = {"id": "letters", "object": "model", "created": 1790000000, "owned_by": "tests"}
+        first = {
+            "id": "letters",
+            "object": "model",
+            "created": 1790000000,
+            "owned_by": "tests",
+            "sampling_defaults": msgspec.to_builtins(SamplingDefaults()),
+        }
         second = {**first, "id": "org/more"}
         assert (await world.client.get("/v1/models")).json() == {"object": "list", "data": [first, second]}
         assert (await world.client.get("/v1/models/letters")).json() == first

@@ -28,6 +28,7 @@ from app.errors import GeneratorUnavailable
 from app.ports import ModelCard
 from app.schema.frames import ChoiceEnd, Delta, End, Frame, Logprob, TopLogprob
 from app.schema.openai import StreamOptions
+from app.schema.sampling import SamplingDefaults
 from app.wire.encoder import Encoder
 from tests.cases.folds import folded
 from tests.cases.frames import CHOICES, STREAMS, TIMINGS, start, usage
@@ -298,8 +299,21 @@ def test_models() -> None:
         vocab_size=4096,
         tokenizer_json="{}",
         has_chat_template=True,
+        sampling_defaults=SamplingDefaults(temperature=0.6, top_k=20),
     )
-    shown = {"id": "storyteller", "object": "model", "created": 1790000000, "owned_by": "simulated"}
+    shown = {
+        "id": "storyteller",
+        "object": "model",
+        "created": 1790000000,
+        "owned_by": "simulated",
+        "sampling_defaults": {
+            "temperature": 0.6,
+            "top_p": 1.0,
+            "top_k": 20,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+        },
+    }
     assert model_object(card) == shown
     assert model_list([card]) == {"object": "list", "data": [shown]}
     assert Model.model_validate(shown, strict=True).id == "storyteller"

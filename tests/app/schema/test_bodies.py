@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from app.validation import parse_body, parse_object
 
 LIMITS = LimitsSettings()
 MESSAGES = [{"role": "user", "content": "Hello."}]
+DEFAULTED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 def native(**fields: Any) -> GenerationRequest:
@@ -36,6 +38,7 @@ def test_defaults_of_a_native_body() -> None:
     assert native(prompt="a") == GenerationRequest(
         model="storyteller",
         sampling=SamplingParams(max_tokens=0),
+        left_out=DEFAULTED,
         prompt="a",
         stream=True,
         on_disconnect="grace",
@@ -129,6 +132,16 @@ def test_a_temperature_too_small_to_divide_by_is_greedy(given: float, meant: flo
     assert native(prompt="a", temperature=given).sampling.temperature == meant
 
 
+@pytest.mark.parametrize("ask", [native, chat, completion])
+@pytest.mark.parametrize("value", [1.0, None])
+def test_a_default_that_is_given_is_not_left_out(
+    ask: Callable[..., GenerationRequest], value: float | None
+) -> None:
+    prompt = {"prompt": "a"} if ask is native else {}
+    left_out = ask(**prompt, temperature=value, top_p=value).left_out
+    assert set(DEFAULTED) - set(left_out) == (set() if value is None else {"temperature", "top_p"})
+
+
 def test_a_stop_string_alone_is_a_list_of_one() -> None:
     assert native(prompt="a", stop="x").stop == ("x",)
     assert native(prompt="a", stop=[]).stop == ()
@@ -185,6 +198,7 @@ def test_defaults_of_the_openai_bodies() -> None:
     assert chat() == GenerationRequest(
         model="storyteller",
         sampling=SamplingParams(max_tokens=0),
+        left_out=DEFAULTED,
         messages=(Message("user", "Hello."),),
         stream=False,
         on_disconnect="cancel",
@@ -192,6 +206,7 @@ def test_defaults_of_the_openai_bodies() -> None:
     assert completion() == GenerationRequest(
         model="storyteller",
         sampling=SamplingParams(max_tokens=COMPLETION_MAX_TOKENS),
+        left_out=DEFAULTED,
         prompt="a",
         stream=False,
         on_disconnect="cancel",

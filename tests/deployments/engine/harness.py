@@ -8,10 +8,14 @@ from typing import Any
 
 import torch
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    GptOssConfig,
+    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -21,6 +25,8 @@ from transformers import (
     PreTrainedModel,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 from app.schema.sampling import SamplingParams
@@ -44,7 +50,7 @@ SHAPE: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
+    "max_position_embeddings": 1024,
     "initializer_range": 0.4,
     "tie_word_embeddings": False,
     "eos_token_id": None,
@@ -64,11 +70,23 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     ),
     "gpt2": lambda: GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.4,
+            vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=1024, initializer_range=0.4,
             tie_word_embeddings=False, eos_token_id=None, bos_token_id=None, pad_token_id=0,
         )
     ),
     "phi3": lambda: Phi3ForCausalLM(Phi3Config(**SHAPE)),
+    "gemma2": lambda: Gemma2ForCausalLM(
+        Gemma2Config(**SHAPE, head_dim=16, sliding_window=9, attn_logit_softcapping=2.0)
+    ),
+    "qwen3_moe": lambda: Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(**SHAPE, head_dim=16, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=24)
+    ),
+    "gpt_oss": lambda: GptOssForCausalLM(
+        GptOssConfig(
+            **{**SHAPE, "num_hidden_layers": 3}, head_dim=16, sliding_window=9, layer_types=LAYER_TYPES,
+            num_local_experts=4, num_experts_per_tok=2, rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        )
+    ),
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.engine.extents import Extent, ExtentAllocator, power_of_two_from
+from deployments.engine.key_count import key_count
 
 
 @pytest.mark.parametrize(("tokens", "power"), [(0, 1), (1, 1), (2, 2), (3, 4), (128, 128), (129, 256)])
@@ -20,7 +21,7 @@ def test_the_memory_is_rounded_up_to_hold_the_largest_extent() -> None:
 
 def test_more_tokens_than_the_largest_extent_are_refused() -> None:
     with pytest.raises(ValueError, match="don't fit"):
-        ExtentAllocator(1024, 256).allocate(257)
+        ExtentAllocator(1024, 512).allocate(513)
 
 
 def test_extents_of_one_size_lie_side_by_side() -> None:
@@ -40,7 +41,7 @@ def test_the_last_one_moves_into_the_place_of_one_that_is_freed() -> None:
 
 
 def test_a_full_memory_gives_none_and_room_again_after_a_free() -> None:
-    allocator = ExtentAllocator(512, 256)
+    allocator = ExtentAllocator(1024, 512)
     first, second = allocator.allocate(200), allocator.allocate(200)
     assert first is not None and second is not None
     assert allocator.allocate(1) is None
@@ -96,3 +97,9 @@ def test_extents_never_overlap_and_none_is_lost(
         allocator.free(extent)
     assert allocator.used_tokens == 0
     assert allocator.allocate(largest) is not None
+
+
+def test_an_extent_has_room_for_the_keys_that_attention_reads_after_its_tokens() -> None:
+    allocator = ExtentAllocator(65536, 4096)
+    for tokens in range(1, 2049):
+        assert allocator.capacity_for(tokens) >= key_count(tokens) >= tokens

@@ -61,17 +61,17 @@ def test_contents_follow_an_extent_that_grows() -> None:
 
 
 def test_an_extent_grows_over_its_own_place_when_there_is_no_other() -> None:
-    cache = make_cache(1024)
-    extents = [place(cache, 256, float(number)) for number in range(4)]
+    cache = make_cache(2048)
+    extents = [place(cache, 512, float(number)) for number in range(4)]
     for extent in extents[2:]:
         cache.free(extent)
-    first = place(cache, 512, 9.0)
+    first = place(cache, 1024, 9.0)
     cache.free(extents[0])
-    larger = cache.grow(extents[1], 256, 257)
+    larger = cache.grow(extents[1], 512, 513)
     assert larger is not None
-    assert contents(cache, larger, 256) == {1.0}
-    assert contents(cache, first, 512) == {9.0}
-    assert cache.used_tokens == 1024
+    assert contents(cache, larger, 512) == {1.0}
+    assert contents(cache, first, 1024) == {9.0}
+    assert cache.used_tokens == 2048
 
 
 def test_growing_in_a_full_memory_changes_nothing() -> None:

@@ -35,6 +35,12 @@ def test_a_saved_model_answers_as_before(tmp_path: Path) -> None:
     assert engine._end_ids == {9}
 
 
+def test_the_end_tokens_may_be_given(tmp_path: Path) -> None:
+    path = save(tmp_path, torch.float32)
+    assert load_engine(path, CONFIG, device="cpu", end_ids=frozenset({7, 8}))._end_ids == {7, 8}
+    assert load_engine(path, CONFIG, device="cpu", end_ids=frozenset())._end_ids == {9}
+
+
 @pytest.mark.parametrize(("native", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
 def test_weights_in_half_precision_are_widened_where_the_cpu_has_no_arithmetic_for_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool, dtype: torch.dtype
@@ -53,6 +59,27 @@ def test_single_precision_is_always_computed() -> None:
     assert loading.cpu_computes(torch.float32)
     assert isinstance(loading.cpu_computes(torch.bfloat16), bool)
     assert isinstance(loading.cpu_computes(torch.float16), bool)
+
+
+@pytest.mark.parametrize(
+    ("flags", "native"),
+    [
+        ({"fpu", "avx512f", "avx512_bf16"}, True),
+        ({"fpu", "amx_tile", "amx_bf16"}, True),
+        ({"fp", "asimd", "sve", "bf16"}, True),  # ARM: Graviton 3 and later
+        ({"fpu", "avx2", "avx512f"}, False),
+        ({"fpu", "avx_ne_convert"}, False),  # converts bfloat16, multiplies float32
+        (set(), False),
+    ],
+)
+def test_bfloat16_is_native_by_the_flags_of_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, flags: set[str], native: bool
+) -> None:
+    monkeypatch.setattr(loading, "cpu_flags", lambda: flags)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True, raising=False)
+    assert loading.cpu_computes(torch.bfloat16) == native
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert not loading.cpu_computes(torch.bfloat16)
 
 
 def test_devices() -> None:

@@ -16,6 +16,8 @@ from transformers import (
     MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    NemotronConfig,
+    NemotronForCausalLM,
     PreTrainedModel,
     T5Config,
     T5ForConditionalGeneration,
@@ -46,9 +48,23 @@ from tests.deployments.engine.harness import CONFIG, LAYER_TYPES, SHAPE, make_mo
             ),
             "attention|encoder",
         ),
+        (
+            # Its attention is a class of its own, which looks for no backend.
+            lambda: NemotronForCausalLM(
+                NemotronConfig(
+                    vocab_size=50,
+                    hidden_size=16,
+                    intermediate_size=16,
+                    num_hidden_layers=1,
+                    num_attention_heads=2,
+                    num_key_value_heads=2,
+                )
+            ),
+            "NemotronForCausalLM can't be served: its layers don't run with this engine's attention",
+        ),
         (lambda: cast(Any, make_model()).to(torch.float64), "float64"),
     ],
-    ids=["bloom", "mamba", "t5", "float64"],
+    ids=["bloom", "mamba", "t5", "nemotron", "float64"],
 )
 def test_a_model_that_cannot_be_served_is_refused(make: Any, reason: str) -> None:
     with pytest.raises(UnsupportedModel, match=reason):

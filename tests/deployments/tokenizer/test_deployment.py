@@ -23,7 +23,7 @@ from deployments.messages.tokenizer import Describe, EncodePrompt, EncodeText
 from deployments.model import MODEL_DIR
 from deployments.model.files import SIMULATED_OWNER, bare_copy, load_tokenizer, printable_token_ids
 from deployments.tokenizer.deployment import Tokenizer
-from deployments.tokenizer.prompt_encoder import MAX_CHARACTERS_PER_TOKEN, PromptEncoder
+from deployments.tokenizer.prompt_encoder import MIN_CHARACTERS_PER_TOKEN, PromptEncoder
 
 
 def request(
@@ -90,17 +90,35 @@ def test_a_piece_of_text_has_nothing_special(encoder: PromptEncoder) -> None:
     assert named in encoder.encode(request(text)), "prompts may name special tokens, also after that"
     assert encoder.encode_text("") == []
     with pytest.raises(PromptTooLong) as caught:
-        encoder.encode_text("x" * (MAX_CHARACTERS_PER_TOKEN * encoder.card.max_model_len_tokens + 1))
+        encoder.encode_text("x" * (MIN_CHARACTERS_PER_TOKEN * encoder.card.max_model_len_tokens + 1))
     assert caught.value.param == "text"
 
 
 @pytest.mark.parametrize("field", ["prompt", "messages"])
 def test_text_that_cannot_fit_is_refused_before_it_is_encoded(encoder: PromptEncoder, field: str) -> None:
-    text = "x" * (MAX_CHARACTERS_PER_TOKEN * encoder.card.max_model_len_tokens + 1)
+    text = "x" * (MIN_CHARACTERS_PER_TOKEN * encoder.card.max_model_len_tokens + 1)
     asked = request(text) if field == "prompt" else request(None, Message("user", text))
     with pytest.raises(PromptTooLong) as caught:
         encoder.encode(asked)
     assert caught.value.param == field
+
+
+def test_text_of_long_tokens_is_not_refused(tmp_path: Path) -> None:
+    spaces = 64
+    vocab = {
+        token: number for number, token in enumerate(["a", "Ġ", *("Ġ" * 2**power for power in range(1, 7))])
+    }
+    merges = [("Ġ" * 2**power, "Ġ" * 2**power) for power in range(6)]
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "TokenizersBackend"}')
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "max_position_embeddings": 10}')
+    encoder = PromptEncoder(ModelSettings(path=str(tmp_path)))
+    assert len(encoder.encode(request(" " * (spaces * 9)))) == 9
+    assert len(encoder.encode_text(" " * (spaces * 10))) == 10
+    with pytest.raises(PromptTooLong):
+        encoder.encode(request(" " * (spaces * 10 + 1)))
 
 
 def test_messages_that_the_template_refuses(encoder: PromptEncoder, tmp_path: Path) -> None:

@@ -28,9 +28,9 @@ class ModelSettings(_Section):
     `prefill_chunk_ms`: the time for which one step reads prompts, while the running streams wait; `prefill_chunk_tokens` bounds
     it. `accept_timeout_s`: a replica that has not taken a job by then is passed over. `step_timeout_s`: a replica whose engine
     makes no progress for longer, not by one layer of a step, is unhealthy. `threads`: those of the CPU in each replica; auto is
-    the cores of the machine shared among the generator replicas, and 1 for a small model. `sampling_defaults`: whether requests get
-    what they leave out from the model's generation_config.json. `control_tokens_in_messages`: whether names of control tokens in
-    the content of a message are plain text or those tokens.
+    the cores of the machine shared among the generator replicas, and 1 for a small model. `sampling_defaults`: whether requests
+    get what they leave out from the model's generation_config.json. `control_tokens_in_messages`: whether names of control
+    tokens in the content of a message are plain text or those tokens.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] = (

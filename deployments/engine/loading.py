@@ -21,16 +21,16 @@ def load_engine(
     *,
     device: str = "auto",
     dtype: str = "auto",
-    end_ids: frozenset[int] | None = None,
     threads: Threads | None = None,
+    end_ids: frozenset[int] | None = None,
 ) -> TransformersEngine:
     """Loads the weights and checks the model. Raises `UnsupportedModel`, and `OSError` when there is no model
     at `path`.
 
     `device` is auto (CUDA if there is one), cpu or cuda; `dtype` is auto (as the weights say), float32,
     bfloat16 or float16. On a CPU that has no arithmetic of its own for half precision, auto means float32.
-    `end_ids` are the engine's; None or none: those that the loaded model names.
     With `threads`, the number of torch's threads is set for the process.
+    `end_ids` are the engine's; None or none: those that the loaded model names.
     """
     target = choose_device(device)
     wanted = "auto" if dtype == "auto" else getattr(torch, dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
+from app.errors import InvalidRequest
 from app.schema.tokens import Job, TokenBatch
 from deployments.generator.outbox import Outbox, OutboxReader
 from deployments.messages.generation import BEAT_S
@@ -47,10 +48,12 @@ class ChannelServer:
         return self._outbox(ingress).attach(after)
 
     def register(self, job: Job) -> RunningJob:
-        """Counts the choices of `job` until they have ended. Call it in the tick in which the engine loop accepts the job.
+        """Counts the choices of `job` until they have ended. Call it before the engine gets the job, and `forget` at the end.
 
-        Call `forget` at the end.
+        Raises `InvalidRequest` while another job of this ingress has the key.
         """
+        if (job.ingress, job.key) in self._jobs:
+            raise InvalidRequest(f"The ingress already has a job with the key {job.key}.")
         running = RunningJob(job)
         self._jobs[job.ingress, job.key] = running
         return running

@@ -41,14 +41,13 @@ def build_engine(settings: ModelSettings, replicas: int = 1) -> Engine:
     # torch stays out of the processes that only build or route.
     from deployments.engine.loading import load_engine
 
-    threads = Threads(settings.threads, replicas, settings.cpus_per_replica)
     return load_engine(
         path,
         config,
         device=settings.device,
         dtype=settings.dtype,
         end_ids=read_end_ids(path),
-        threads=threads,
+        threads=Threads(settings.threads, replicas, settings.cpus_per_replica),
     )
 
 

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
-from app.errors import ServiceError
+from app.errors import InvalidRequest, ServiceError
 from app.schema.tokens import Job, Steering, TokenBatch
 from deployments.generator.channel import ChannelServer
 from deployments.links.server import LinkServer
@@ -73,12 +73,16 @@ class GeneratorServer:
         """Yields one encoded reply; after an acceptance, ends when the job has. Closing or cancelling it aborts the job."""
         assert self._loop is not None
         try:
-            self._loop.add(job)
-        except ServiceError as error:
+            running = self._channels.register(job)
+        except InvalidRequest as error:
             yield encode(ErrorReply.of(error))
             return
-        running = self._channels.register(job)  # the first batch is delivered in a later tick
         try:
+            try:
+                self._loop.add(job)
+            except ServiceError as error:
+                yield encode(ErrorReply.of(error))
+                return
             yield encode(Done(None))
             await running.ended()
         finally:

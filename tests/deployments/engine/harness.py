@@ -79,7 +79,7 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
         Gemma2Config(**SHAPE, head_dim=16, sliding_window=9, attn_logit_softcapping=2.0)
     ),
     "qwen3_moe": lambda: Qwen3MoeForCausalLM(
-        Qwen3MoeConfig(**SHAPE, head_dim=16, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=24)
+        Qwen3MoeConfig(**SHAPE, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=24)
     ),
     "gpt_oss": lambda: GptOssForCausalLM(
         GptOssConfig(

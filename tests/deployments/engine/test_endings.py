@@ -65,7 +65,7 @@ class Fault:
             raise DeviceError(operation)
 
         setattr(owner, name, broken)
-        self.mend = lambda: delattr(owner, name)
+        self.mend: Callable[[], None] = lambda: delattr(owner, name)
 
 
 def jobs() -> list[Job]:

@@ -104,7 +104,7 @@ def test_chunks_are_sized_by_time() -> None:
         slow.engine.step()
         steps_s.append(slow.now - began_s)
     assert steps_s[0] < 0.4
-    assert max(steps_s[1:]) <= 0.18
+    assert max(steps_s[1:]) < 0.2
 
 
 # The search for a request that makes steps fail.

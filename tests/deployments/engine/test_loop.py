@@ -29,6 +29,7 @@ class CommandedEngine:
     vocab_size = 10
     max_model_len_tokens = 10
     max_sequences = 4
+    deterministic = True
 
     def __init__(self) -> None:
         self.progress: Callable[[], None] = lambda: None

@@ -57,8 +57,11 @@ def make_batch_invariant(model: PreTrainedModel) -> int:
                 loose |= any(parameter.dim() > 1 for parameter in child.parameters(recurse=False))
     if model._can_set_experts_implementation():
         model.set_experts_implementation(EXPERTS)
+    if not loose:
+        return 1
+    # Such a model may also have elementwise functions between its products that are no modules.
     rows = VECTOR_ELEMENTS // math.gcd(VECTOR_ELEMENTS, *widths)
-    return math.lcm(rows, product_rows()) if loose and model.dtype == torch.float32 else rows
+    return math.lcm(rows, product_rows()) if model.dtype == torch.float32 else rows
 
 
 def product_rows() -> int:
@@ -83,7 +86,7 @@ class PackedLinear(torch.nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """`rows`: (..., in_features), float32. Returns (..., out_features)."""
-        product = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, "none", [], "")
+        product = torch.ops.mkldnn._linear_pointwise.default(rows, self._packed, self.bias, "none", [], "")
         return cast(torch.Tensor, product)
 
 
@@ -98,13 +101,15 @@ class AlignedActivation(torch.nn.Module):
         """`values`: (any shape). Returns the same shape."""
         threads = torch.get_num_threads()
         count = values.numel()
-        if threads == 1 or count <= SHARE_ELEMENTS:
+        rest = -count % VECTOR_ELEMENTS
+        if not rest and (threads == 1 or count <= SHARE_ELEMENTS):
             return cast(torch.Tensor, self._function(values))
+        flat = torch.nn.functional.pad(values.reshape(-1), (0, rest))
         # Whole turns of all threads, then a share for each of some threads, then what one thread does.
-        turns = count - count % (threads * SHARE_ELEMENTS)
-        shares = count - count % SHARE_ELEMENTS
-        parts = values.reshape(-1).tensor_split([turns, shares])
-        return torch.cat([self._function(part) for part in parts if part.numel()]).view(values.shape)
+        turns = len(flat) - len(flat) % (threads * SHARE_ELEMENTS)
+        shares = len(flat) - len(flat) % SHARE_ELEMENTS
+        parts = [self._function(part) for part in flat.tensor_split([turns, shares]) if len(part)]
+        return torch.cat(parts)[:count].view(values.shape)
 
 
 def expert_products(

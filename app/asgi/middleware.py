@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 SERVER_SEND = "app.server_send"
 
 _REQUEST_ID = b"x-request-id"
-_SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
+VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
 
 
 class RequestBoundary:
-    """The outermost layer. Every response carries `x-request-id`: the client's own if it is a sane one, else a new one.
+    """The outermost layer. Every response carries `x-request-id`: the client's own if it is a valid one, else a new one.
 
     `echo_request_id` is False under a server that writes the header itself. An unhandled exception is logged here,
     once, and answered with a 500 that says nothing of it; after the first byte the connection is cut instead: the server does
@@ -38,8 +38,8 @@ class RequestBoundary:
             await self._app(scope, receive, send)
             return
         given = (value for name, value in scope["headers"] if name == _REQUEST_ID)
-        sane = (bytes(value) for value in given if _SANE_REQUEST_ID.fullmatch(value))
-        request_id = next(sane, None) or f"req_{secrets.token_hex(12)}".encode()
+        valid = (bytes(value) for value in given if VALID_REQUEST_ID.fullmatch(value))
+        request_id = next(valid, None) or f"req_{secrets.token_hex(12)}".encode()
         started = False
 
         async def send_marked(message: Message) -> None:

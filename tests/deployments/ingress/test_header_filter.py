@@ -96,7 +96,8 @@ def test_it_comes_before_all_that_serve_does() -> None:
     raw = [(b"x-request-id", b"\xff"), (b"x-request-timeout-seconds", b"\xff"), (b"x-session-id", b"\xff")]
     scope: dict[str, Any] = {"type": "http", "headers": raw}
     checked = http_util.validate_http_proxy_callback_return(callback())
-    asyncio.run(http_util._apply_middlewares(app, checked)(scope, receive, send))
+    wrapped: Any = http_util._apply_middlewares(app, checked)  # type: ignore[arg-type]
+    asyncio.run(wrapped(scope, receive, send))
     [headers] = [dict(each["headers"]) for each in seen]
     assert http_util.parse_request_timeout_header(headers, None) is None
     assert http_util.parse_session_id_header(headers) == ""

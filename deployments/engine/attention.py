@@ -7,7 +7,7 @@ cut into tiles. At the end stand the tokens of the padding, which attend to noth
 What a token gets has the same bits in any run and in any tile, because of four rules:
 
 - The keys of a call are counted by `key_count`: a product over other numbers of keys adds in another order. The keys after
-  a token's own are masked, and what they add is exactly zero.
+  a token's own are masked, and what they add is exactly zero. Tokens with a `lone_count` share a call with their like alone.
 - A call begins at a multiple of `BLOCK_KEYS`, at which PyTorch's kernel cuts the keys.
 - A call has at least `LEAST_QUERIES` query rows and at most `MOST_QUERIES`: fewer or more are multiplied in another way. The
   query heads that share a key-value head are rows of one product, so that keys and values are never repeated. A run has the
@@ -29,7 +29,7 @@ from typing import Any, Protocol
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from deployments.engine.key_count import BLOCK_KEYS, key_count
+from deployments.engine.key_count import BLOCK_KEYS, key_count, lone_count, next_cut
 from deployments.engine.kv_cache import KVCache, LayerCache, LayerShape
 from deployments.engine.scheduler import Chunk
 
@@ -141,10 +141,12 @@ class ExtentStep:
         self._pieces: list[_Run | _Tiles] = [*_runs(singles, self.positions)]
         first = len(singles)
         for chunk in longer:
-            for start in range(chunk.start, chunk.end, TILES_TOKENS):
-                piece = Chunk(chunk.sequence, start, min(TILES_TOKENS, chunk.end - start))
-                self._pieces.append(_Tiles(first, piece, self.positions))
-                first += piece.count
+            start = chunk.start
+            while start < chunk.end:
+                end = min(chunk.end, start + TILES_TOKENS, next_cut(start + 1))
+                self._pieces.append(_Tiles(first, Chunk(chunk.sequence, start, end - start), self.positions))
+                first += end - start
+                start = end
 
     def attend(self, layer: int, query: Heads, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """Writes the new keys and values, then attends. Writing again after a failure is harmless.
@@ -280,8 +282,10 @@ def _runs(chunks: list[Chunk], positions: torch.Tensor) -> list[_Run]:
     begin = 0
     for index in range(1, len(chunks) + 1):
         if index < len(chunks):
-            capacity, offset = _place(chunks[index - 1])
-            if _place(chunks[index]) == (capacity, offset + capacity):
+            before, chunk = chunks[index - 1], chunks[index]
+            capacity, offset = _place(before)
+            beside = _place(chunk) == (capacity, offset + capacity)
+            if beside and lone_count(before.end) == lone_count(chunk.end):
                 continue
         runs.append(_Run(begin, chunks[begin:index], positions))
         begin = index

@@ -102,9 +102,14 @@ class AlignedActivation(torch.nn.Module):
         threads = torch.get_num_threads()
         count = values.numel()
         rest = -count % VECTOR_ELEMENTS
-        if not rest and (threads == 1 or count <= SHARE_ELEMENTS):
+        shared = threads > 1 and count > SHARE_ELEMENTS
+        if not rest and not shared:
             return cast(torch.Tensor, self._function(values))
-        flat = torch.nn.functional.pad(values.reshape(-1), (0, rest))
+        flat = values.reshape(-1)
+        if rest:
+            flat = torch.nn.functional.pad(flat, (0, rest))
+        if not shared:
+            return cast(torch.Tensor, self._function(flat))[:count].view(values.shape)
         # Whole turns of all threads, then a share for each of some threads, then what one thread does.
         turns = len(flat) - len(flat) % (threads * SHARE_ELEMENTS)
         shares = len(flat) - len(flat) % SHARE_ELEMENTS

@@ -20,7 +20,7 @@ from deployments.engine.sequence import Sequence
 
 _ROWS = 37
 _SOME_ROWS = (1, 3, 8, 33)
-_LENGTHS = (600, 530, 365, 200, 40)
+_LENGTHS = (600, 530, 365, 310, 40)
 _COUNTS = (1, 1, 30, 1, 5)
 _MEMORY_TOKENS = 8192
 

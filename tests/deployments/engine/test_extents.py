@@ -42,7 +42,7 @@ def test_the_last_one_moves_into_the_place_of_one_that_is_freed() -> None:
 
 def test_a_full_memory_gives_none_and_room_again_after_a_free() -> None:
     allocator = ExtentAllocator(1024, 512)
-    first, second = allocator.allocate(200), allocator.allocate(200)
+    first, second = allocator.allocate(330), allocator.allocate(330)
     assert first is not None and second is not None
     assert allocator.allocate(1) is None
     allocator.free(first)

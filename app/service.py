@@ -28,6 +28,7 @@ from app.producer import Producer, StartedBefore
 from app.schema.requests import GenerationRequest
 from app.settings import Settings
 from app.stream_orders import StreamOrders, added_stops, steered
+from app.streams.cursor import check_reached, parse_cursor
 from app.streams.reader import Reader
 from app.streams.status import StreamStatus, status_of
 from app.streams.store import MAX_UNSTORED_TOKENS, Idempotency, StreamStore
@@ -97,10 +98,8 @@ class GenerationService:
         self, stream: Stream, after: str | None = None, window_tokens: int | None = None
     ) -> Reader:
         """A reader of a stream that `start` has returned; otherwise as `resume`."""
-        # The producer of a stream knows all of it. The store may lag, and a reader may know more than the store.
-        ahead_tokens = 0 if stream.produced_here or stream.ending is not None else MAX_UNSTORED_TOKENS
         return await self._producer.audience.join(
-            stream, after, ahead_tokens=ahead_tokens, window_tokens=window_tokens
+            stream, after, ahead_tokens=_ahead_tokens(stream), window_tokens=window_tokens
         )
 
     async def resume(
@@ -121,6 +120,13 @@ class GenerationService:
         self._check_open()
         stream = await self._follower.find(stream_id, owner)
         return await self.read(stream, after, window_tokens)
+
+    async def check_reached(self, stream_id: str, cursor: str, owner: str = "") -> None:
+        """Raises what `resume` raises when a stream can't be resumed after `cursor`; reads nothing of it."""
+        self._check_open()
+        stream = await self._follower.find(stream_id, owner)
+        counts = parse_cursor(cursor, len(stream.choices))
+        check_reached(counts, stream.counts, ahead_tokens=_ahead_tokens(stream))
 
     async def cancel(self, stream_id: str, owner: str = "") -> StreamStatus:
         """Cancels a stream; returns when it has ended. Idempotent. Raises as `resume` does."""
@@ -213,3 +219,8 @@ class GenerationService:
     def _check_open(self) -> None:
         if self._tasks.closed:
             raise draining()
+
+
+def _ahead_tokens(stream: Stream) -> int:
+    """How far a reader may be ahead of what is known here: the producer knows all of its stream, but the store may lag."""
+    return 0 if stream.produced_here or stream.ending is not None else MAX_UNSTORED_TOKENS

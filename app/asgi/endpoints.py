@@ -66,7 +66,7 @@ class StreamEndpoints:
             tag="Streams",
             answers={
                 200: Answer("The events.", events=events, headers=["x-stream-id"]),
-                204: Answer("To an EventSource that reconnects after the end: nothing more comes."),
+                204: Answer("After a terminal event, whose id ends in `:end`: nothing more comes."),
             },
             errors=(InvalidCursor, TooManyReaders, *FINDING),
         )
@@ -97,7 +97,7 @@ class StreamEndpoints:
         `Last-Event-ID` no stream is started: the answer is the rest of that one, whatever the body.
         """
         if last_event_id:
-            return await self._resumed(request, last_event_id)
+            return await self._responder.returned(request, parse_event_id(last_event_id))
         body = await self._responder.read(request, StreamBody)
         stream = await self._responder.start(request, body, idempotency_key)
         if body.detach:
@@ -114,14 +114,15 @@ class StreamEndpoints:
         """Reads a stream.
 
         Server-sent events for an EventSource, live to the end: from the start, or after the cursor in `Last-Event-ID` or `after`.
-        After the last cursor the terminal frame comes once more.
+        After the last cursor the terminal frame comes; after its id, which ends in `:end`, nothing.
         """
         # An EventSource repeats its request with `Last-Event-ID`, so it goes before an `after` in the address.
         if not last_event_id:
             return await self._responder.resumed(request, id, after)
-        if parse_event_id(last_event_id)[0] != id:
+        event_id = parse_event_id(last_event_id)
+        if event_id.stream != id:
             raise InvalidRequest("Last-Event-ID is of another stream.", param=LAST_EVENT_ID)
-        return await self._resumed(request, last_event_id, bare=after is None)
+        return await self._responder.returned(request, event_id)
 
     async def get_stream(self, request: Request, id: str) -> Response:
         """Shows a stream.
@@ -136,13 +137,6 @@ class StreamEndpoints:
         Answers when the stream has ended. A stream that has ended stays as it is, however often it is cancelled.
         """
         return _status(await self._service.cancel(id, self._service.owner_of(request.headers)))
-
-    async def _resumed(self, request: Request, event_id: str, *, bare: bool = False) -> Response:
-        stream_id, cursor = parse_event_id(event_id)
-        try:
-            return await self._responder.resumed(request, stream_id, cursor, bare=bare)
-        except InvalidCursor as error:
-            raise InvalidCursor(error.message, param=LAST_EVENT_ID) from None
 
 
 class ModelEndpoints:

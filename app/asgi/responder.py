@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
 
@@ -13,14 +13,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from app.asgi.deliveries import Deliveries
+from app.asgi.parameters import LAST_EVENT_ID
 from app.asgi.request_body import read_json
 from app.asgi.stream_response import StreamResponse, disconnected
+from app.errors import InvalidCursor
 from app.idempotency import checked_key, idempotency_of
 from app.schema.frames import Frame
 from app.schema.requests import GenerationRequest
 from app.service import GenerationService
 from app.settings import LimitsSettings
+from app.streams.cursor import EventId
 from app.streams.reader import Reader
 from app.streams.stream import Stream
 from app.validation import parse_body
@@ -60,7 +62,6 @@ class Responder:
     def __init__(self, service: GenerationService) -> None:
         self._service = service
         self._settings = service.settings
-        self._deliveries = Deliveries()
 
     async def read(self, http: Request, body_type: type[BodyModel]) -> BodyModel:
         """The validated body. Raises the `ServiceError` that says what is wrong with it, or with the caller's key."""
@@ -92,19 +93,24 @@ class Responder:
         """The same as native events."""
         return self._native_events(await self._service.read(stream))
 
-    async def resumed(
-        self, http: Request, stream_id: str, after: str | None, *, bare: bool = False
-    ) -> Response:
-        """The stream after the cursor `after`, as native events.
+    async def resumed(self, http: Request, stream_id: str, after: str | None) -> Response:
+        """The stream after the cursor `after`, as native events. Raises what `GenerationService.resume` raises."""
+        reader = await self._service.resume(stream_id, after, self._service.owner_of(http.headers))
+        return self._native_events(reader)
 
-        `bare`: an EventSource that came back by itself, for which 204 is the only way to learn that nothing more will come.
+    async def returned(self, http: Request, event_id: EventId) -> Response:
+        """The stream after an event. After the terminal one nothing comes: 204, which alone stops an EventSource.
+
         Raises what `GenerationService.resume` raises.
         """
-        reader = await self._service.resume(stream_id, after, self._service.owner_of(http.headers))
-        if bare and reader.at_end and self._has_end(reader):
-            reader.close()
-            return Response(status_code=_NOTHING_MORE)
-        return self._native_events(reader)
+        try:
+            if not event_id.is_end:
+                return await self.resumed(http, event_id.stream, event_id.cursor)
+            owner = self._service.owner_of(http.headers)
+            await self._service.check_reached(event_id.stream, event_id.cursor, owner)
+        except InvalidCursor as error:
+            raise InvalidCursor(error.message, param=LAST_EVENT_ID) from None
+        return Response(status_code=_NOTHING_MORE)
 
     async def folded(self, stream: Stream, fold: Fold, http: Request) -> Response:
         """The whole stream as one JSON. Raises the `ServiceError` of its error frame, and `Draining`."""
@@ -114,42 +120,15 @@ class Responder:
         headers = {"x-stream-id": stream.id}
         return Response(msgspec.json.encode(result), headers=headers, media_type="application/json")
 
-    def _has_end(self, reader: Reader) -> bool:
-        """Whether a client that comes back with the id of the terminal frame has seen that frame."""
-        if reader.knows_end:
-            return True
-        event_id = f"{reader.stream.id}:{reader.cursor}"
-        if self._deliveries.is_awaited(event_id):
-            return False
-        self._deliveries.dismissed(event_id)
-        return True
-
     def _native_events(self, reader: Reader) -> Response:
-        """Events whose ids an EventSource may come back with."""
-        stream_id = reader.stream.id
-        again = reader.at_end
+        return self._events(reader, NativeSseEncoder(reader.stream.id))
 
-        def note(complete: bool) -> None:
-            if again:
-                if complete:
-                    self._deliveries.repeated(f"{stream_id}:{reader.cursor}")
-            elif complete:
-                event_id = f"{stream_id}:{reader.stream.cursor}"
-                self._deliveries.completed(event_id, apart=reader.ended_apart)
-            else:
-                self._deliveries.cut(f"{stream_id}:{reader.cursor}")
-
-        return self._events(reader, NativeSseEncoder(stream_id), note)
-
-    def _events(
-        self, reader: Reader, encoder: Encoder, on_over: Callable[[bool], None] | None = None
-    ) -> Response:
+    def _events(self, reader: Reader, encoder: Encoder) -> Response:
         return StreamResponse(
             reader,
             encoder,
             heartbeat_s=self._settings.streams.heartbeat_s,
             reader_stall_timeout_s=self._settings.limits.reader_stall_timeout_s,
-            on_over=on_over,
         )
 
 

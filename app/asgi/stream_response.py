@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -41,7 +40,7 @@ _TIMER_SLACK_S = 0.002
 
 class StreamResponse(Response):
     """Server-sent events of one reader. `heartbeat_s` without a write gives a heartbeat; a socket that takes nothing for
-    `reader_stall_timeout_s` is cut. `on_over` is called once, with whether the body was written to its end."""
+    `reader_stall_timeout_s` is cut."""
 
     def __init__(
         self,
@@ -50,7 +49,6 @@ class StreamResponse(Response):
         *,
         heartbeat_s: float,
         reader_stall_timeout_s: float,
-        on_over: Callable[[bool], None] | None = None,
     ) -> None:
         self.status_code = 200
         self.background = None
@@ -58,7 +56,6 @@ class StreamResponse(Response):
         self._encoder = encoder
         self._heartbeat_s = heartbeat_s
         self._reader_stall_timeout_s = reader_stall_timeout_s
-        self._on_over = on_over
         self.init_headers(
             {
                 "content-type": encoder.media_type,
@@ -79,18 +76,11 @@ class StreamResponse(Response):
                 heartbeat_s=self._heartbeat_s,
                 reader_stall_timeout_s=self._reader_stall_timeout_s,
             )
-            try:
-                await delivery.run(send, head, receive)
-            finally:
-                if self._on_over is not None:
-                    self._on_over(delivery.complete)
+            await delivery.run(send, head, receive)
 
 
 class Delivery:
-    """Carries the frames of one reader to one `send`. Used once, on the loop that feeds the stream.
-
-    `complete`: the server has taken all of the stream's frames, the terminal one among them.
-    """
+    """Carries the frames of one reader to one `send`. Used once, on the loop that feeds the stream."""
 
     def __init__(
         self,
@@ -117,7 +107,6 @@ class Delivery:
         self._wrote_s = self._loop.time()
         self._cursor = "0"
         self._broken = False
-        self.complete = False
 
     async def run(self, send: Send, head: Message, receive: Receive) -> None:
         """Sends `head` through `send` and then the frames. Returns when the body is closed, or must not be closed cleanly.
@@ -180,7 +169,7 @@ class Delivery:
             return
         message = {"type": "http.response.body", "body": body, "more_body": not last}
         if last:
-            self._outlet.drive(self._send, message, self._completed)
+            self._outlet.drive(self._send, message, self._outlet.end)
         else:
             self._outlet.drive(self._send_middle, message, self._written)
 
@@ -199,10 +188,6 @@ class Delivery:
 
     def _written(self) -> None:
         self._wrote_s = self._loop.time()
-
-    def _completed(self) -> None:
-        self.complete = not self._broken
-        self._outlet.end()
 
     def _note_stalled(self) -> None:
         logger.info("the reader of stream %s stands still: cutting its connection", self._reader.stream.id)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from app.errors import InvalidCursor, draining
 from app.schema.frames import Delta, Frame
-from app.streams.cursor import format_cursor, parse_cursor
+from app.streams.cursor import check_reached, format_cursor, parse_cursor
 from app.streams.window import Window
 from app.wakeup import Wakeup
 
@@ -28,9 +28,8 @@ class Reader:
 
     With a `window` it takes no more tokens than that allows beyond those that were acknowledged, and hears of no others.
 
-    `ended`: it has taken the terminal frame; `ended_apart`: by itself, after a frame with the same cursor. `cut`: it gets nothing
-    more from this process, though the stream has not ended; its connection must not look as if it had, so that whoever reads
-    resumes elsewhere.
+    `ended`: it has taken the terminal frame. `cut`: it gets nothing more from this process, though the stream has not ended; its
+    connection must not look as if it had, so that whoever reads resumes elsewhere.
     """
 
     def __init__(
@@ -42,15 +41,9 @@ class Reader:
         ahead_tokens: int = 0,
         window_tokens: int | None = None,
     ) -> None:
-        lengths = stream.counts
-        if any(position > length + ahead_tokens for position, length in zip(positions, lengths, strict=True)):
-            raise InvalidCursor(
-                f"The cursor {format_cursor(positions)} is beyond the stream, which is at {format_cursor(lengths)}.",
-                param="after",
-            )
+        check_reached(positions, stream.counts, ahead_tokens=ahead_tokens)
         self.stream = stream
         self.ended = False
-        self.ended_apart = False
         self.cut = False
         self.on_ready: Callable[[], None] | None = None
         self.window = None if window_tokens is None else Window(positions, window_tokens)
@@ -102,7 +95,6 @@ class Reader:
                 frames.append(self._delta(index, begin, end, text))
         if stream.ending is not None and barrier is None and (ends is None or self._shows_all(ends)):
             self.ended = True
-            self.ended_apart = not frames and self._positions == stream.counts
             frames.append(stream.ending)
         if stream.readers.paused:
             stream.readers.progressed()
@@ -177,20 +169,6 @@ class Reader:
         """Of the last delta that was taken."""
         return format_cursor(self._positions)
 
-    @property
-    def at_end(self) -> bool:
-        """Whether the stream has ended and nothing but the terminal frame lies ahead, or lay ahead when it was taken."""
-        return self.stream.ending is not None and self._positions == self.stream.counts
-
-    @property
-    def knows_end(self) -> bool:
-        """Whether the cursor of the last token is that of the terminal frame and of no delta of any reader.
-
-        So it is when a choice has ended with a token that has no text: deltas leave that one out.
-        """
-        stream = self.stream
-        return not stream.shows_tokens and any(choice.silent_end for choice in stream.choices)
-
     def cut_off(self) -> None:
         """Gives this reader nothing more."""
         self.cut = True
@@ -211,7 +189,7 @@ class Reader:
         self.close()
 
     def _shown(self, choice: Choice) -> int:
-        """How far deltas go. A token without text that ended the choice is left to the terminal frame: see `knows_end`."""
+        """How far deltas go. A token without text that ended the choice is left to the terminal frame."""
         return len(choice.token_ids) - (choice.silent_end and not self.stream.shows_tokens)
 
     def _all_shown(self) -> list[int]:

@@ -12,7 +12,7 @@ from json.encoder import encode_basestring
 
 import msgspec
 
-from app.schema.frames import Delta, Frame
+from app.schema.frames import Delta, End, Error, Frame
 
 MEDIA_TYPE = "text/event-stream; charset=utf-8"
 # A comment and its empty line: with one newline only, some clients lose the token that follows.
@@ -49,6 +49,9 @@ def _one_line(value: str) -> str:
 class NativeSseEncoder:
     """The frames of one stream as events with `id: <stream>:<cursor>` and `data: <frame>`, and nothing else.
 
+    The id of a terminal frame ends in `:end`: a client that comes back with it has seen the ending, one with the same cursor
+    alone has not.
+
     It keeps no state between calls, so it may start at any cursor.
     """
 
@@ -72,4 +75,5 @@ class NativeSseEncoder:
                 f'{self._id_prefix}{cursor}\ndata: {{"type":"delta","cursor":"{cursor}","index":{frame.index},'
                 f'"text":{encode_basestring(frame.text)},"tokens":{frame.tokens}}}\n\n'
             )
-        return f"{self._id_prefix}{cursor}\ndata: {_encode_json(frame).decode()}\n\n"
+        end = ":end" if isinstance(frame, End | Error) else ""
+        return f"{self._id_prefix}{cursor}{end}\ndata: {_encode_json(frame).decode()}\n\n"

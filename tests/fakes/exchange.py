@@ -87,7 +87,8 @@ def frames_of(body: bytes) -> list[dict[str, Any]]:
             continue
         event_id, data = event.split(b"\n")
         frame = json.loads(data.removeprefix(b"data: "))
-        assert event_id.startswith(b"id: ") and event_id.endswith(b":" + frame["cursor"].encode())
+        end = ":end" if frame["type"] in ("end", "error") else ""
+        assert event_id.startswith(b"id: ") and event_id.endswith(f":{frame['cursor']}{end}".encode())
         frames.append(frame)
     return frames
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from app.schema.frames import Delta, End, Error, ErrorDetail, Start
 from app.schema.native import StreamBody
 from app.schema.requests import OnDisconnect
+from app.wire.sse import NativeSseEncoder
 from streaming_inference import (
     Client,
     ClientError,
@@ -177,6 +178,29 @@ def test_whatever_breaks_each_frame_comes_once(
         assert result.verified
 
     assert len(live(test, FakeStreamServer(*tokens, sizes=sizes), *misfortunes).server.started) == 1
+
+
+@pytest.mark.parametrize("error", [httpx.ReadError, None])
+@pytest.mark.parametrize("n", [1, 3])
+def test_cut_at_every_byte_each_frame_comes_once(n: int, error: type[httpx.TransportError] | None) -> None:
+    texts = [["a", "é", "", "b"], [" c", "d"], ["🙂"]][:n]
+    frames = FakeStreamServer(*texts).frames()
+    whole = b"".join(b": ping\n\n" + NativeSseEncoder(STREAM).encode([frame]) for frame in frames)
+
+    async def test(world: World) -> None:
+        async with world.client.generate(prompt="hi") as stream:
+            start, *deltas, end = [frame async for frame in stream]
+            assert (start, end) == (frames[0], frames[-1])
+            assert await stream.next() is None
+        seen: list[list[str]] = [[] for _ in texts]
+        for delta in deltas:
+            assert isinstance(delta, Delta) and delta.tokens == 1
+            seen[delta.index].append(delta.text)
+        assert seen == texts
+
+    for cut in range(len(whole) + 1):
+        world = live(test, FakeStreamServer(*texts), Misfortune(error, after_bytes=cut))
+        assert len(world.server.started) == 1
 
 
 def test_a_broken_connection_goes_on_behind_the_last_frame() -> None:

@@ -117,7 +117,7 @@ def test_a_native_stream_to_the_byte() -> None:
                 f'id: {stream_id}:0\ndata: {{"type":"start","cursor":"0","stream":"{stream_id}","model":"letters",'
                 f'"created":1790000000,"seed":5,"prompt_tokens":2}}\n\n'
                 f'id: {stream_id}:2\ndata: {{"type":"delta","cursor":"2","index":0,"text":"ok","tokens":2}}\n\n'
-                f'id: {stream_id}:2\ndata: {{"type":"end","cursor":"2",'
+                f'id: {stream_id}:2:end\ndata: {{"type":"end","cursor":"2",'
                 '"choices":[{"index":0,"finish_reason":"length","stop_reason":null}],'
                 '"usage":{"prompt_tokens":2,"completion_tokens":2,"total_tokens":4,"cached_tokens":0},'
                 '"timings":{"queue_ms":0.0,"ttft_ms":0.0,"total_ms":0.0,"tokens_per_s":2000000000.0},'

@@ -33,9 +33,8 @@ def test_cut_at_every_byte_the_union_of_two_connections_is_the_whole_text(n: int
     async def test(world: World) -> None:
         stream_id, texts, body = await recorded(world, n, tokens=300)
         check_union(texts, body)
-        end = len(complete_events(body[:-1]))
         rests: dict[bytes, bytes] = {}
-        for cut in range(end):
+        for cut in range(len(body)):
             seen = complete_events(body[:cut])
             if seen not in rests:
                 headers = {"Last-Event-ID": last_event_id(seen)} if seen else {}
@@ -44,14 +43,11 @@ def test_cut_at_every_byte_the_union_of_two_connections_is_the_whole_text(n: int
                 assert answer.status == 200 and answer.complete
                 rests[seen] = answer.body
                 check_union(texts, seen, answer.body)
-        assert len(rests) > 100
-        # Between the last delta and the end frame the ids do not tell how much was seen.
-        headers = {"Last-Event-ID": last_event_id(body[:end])}
-        after = await world.answer(
-            "GET", f"{events(stream_id)}?after={headers['Last-Event-ID'].split(':')[1]}"
-        )
-        check_union(texts, body[:end], after.body)
-        assert (await world.answer("GET", events(stream_id), headers=headers)).status == 204
+        assert len(rests) == body.count(b"\n\n") > 100
+        headers = {"Last-Event-ID": last_event_id(body)}
+        for at_process in (world.first, world.second):
+            answer = await world.answer("GET", events(stream_id), headers=headers, at=at_process)
+            assert (answer.status, answer.body) == (204, b"")
 
     live(test)
 
@@ -164,6 +160,12 @@ Arrange = Callable[[World], Awaitable[str]]
         (World.start, "?after=1", None, 400, "invalid_cursor", "after"),
         (World.ended, "", "{id}:6", 400, "invalid_cursor", "Last-Event-ID"),
         (World.ended, "", "{id}:1.1", 400, "invalid_cursor", "Last-Event-ID"),
+        (World.ended, "", "{id}:6:end", 400, "invalid_cursor", "Last-Event-ID"),
+        (World.ended, "", "{id}:1.1:end", 400, "invalid_cursor", "Last-Event-ID"),
+        (World.start, "", "{id}:1:end", 400, "invalid_cursor", "Last-Event-ID"),
+        (World.ended, "", "{id}:end", 400, "invalid_request", "Last-Event-ID"),
+        (World.ended, "", "{id}:5:End", 400, "invalid_request", "Last-Event-ID"),
+        (World.ended, "", "{id}:5:end:end", 400, "invalid_request", "Last-Event-ID"),
         (World.ended, "", "{id}:", 400, "invalid_request", "Last-Event-ID"),
         (World.ended, "", "{id}", 400, "invalid_request", "Last-Event-ID"),
         (World.ended, "", "{id}:x", 400, "invalid_request", "Last-Event-ID"),
@@ -174,6 +176,7 @@ Arrange = Callable[[World], Awaitable[str]]
         (expired, "", None, 410, "stream_expired", None),
         (expired, "?after=5", None, 410, "stream_expired", None),
         (expired, "", "{id}:5", 410, "stream_expired", None),
+        (expired, "", "{id}:5:end", 410, "stream_expired", None),
     ],
 )
 def test_what_is_refused(
@@ -196,9 +199,10 @@ def test_a_post_with_a_broken_event_id_starts_nothing(event_id: str) -> None:
         headers = {"Last-Event-ID": event_id}
         answer = await world.answer("POST", "/v1/streams", headers=headers, json_body={"prompt": "hi"})
         assert (answer.status, error_code(answer)) == (400, "invalid_request")
-        headers = at(UNKNOWN, 1)
-        answer = await world.answer("POST", "/v1/streams", headers=headers, json_body={"prompt": "hi"})
-        assert (answer.status, error_code(answer)) == (404, "stream_not_found")
+        for cursor in ("1", "1:end"):
+            headers = at(UNKNOWN, cursor)
+            answer = await world.answer("POST", "/v1/streams", headers=headers, json_body={"prompt": "hi"})
+            assert (answer.status, error_code(answer)) == (404, "stream_not_found")
         assert not world.first.generator.generations
 
     live(test)

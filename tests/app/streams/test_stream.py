@@ -152,48 +152,12 @@ def test_nothing_is_taken_after_the_end() -> None:
     live(test)
 
 
-@pytest.mark.parametrize(
-    ("pieces", "finish", "knows_end"),
-    [
-        (["ab", "c\0"], "stop", True),
-        (["ab", "", "c\0"], "stop", True),
-        (["abc\0"], "stop", True),
-        (["\0"], "stop", True),
-        (["ab", "c"], "length", False),
-        (["abc", ""], "stop", False),  # its readers may have had the last token before they knew of the end
-        (["abc"], None, False),
-    ],
-)
-def test_whether_the_terminal_frame_alone_has_the_last_cursor(
-    pieces: list[str], finish: str | None, knows_end: bool
-) -> None:
-    def test() -> None:
-        stream = stream_of(request())
-        early = stream.readers.join()
-        seen = early.take()
-        count = 0
-        for piece in pieces:
-            feed(stream, piece, count, finish=finish if piece is pieces[-1] else None)
-            count += len(piece)
-            seen += early.take()
-        stream.cancel()
-        seen += early.take()
-        assert early.knows_end == knows_end
-        for frames in (seen, stream.readers.join().take()):
-            *before, end = (frame.cursor for frame in frames)
-            assert end == str(count)
-            assert (end in before) == (not knows_end)
-
-    live(test)
-
-
 def test_a_request_that_shows_tokens_has_all_of_them_in_deltas() -> None:
     def test() -> None:
         stream = stream_of(request(return_token_ids=True))
         feed(stream, "a\0", 0, finish="stop")
         reader = stream.readers.join()
         assert deltas(reader.take()) == [("2", 0, "a", 2)]
-        assert not reader.knows_end
 
     live(test)
 
@@ -209,21 +173,6 @@ def test_tokens_that_no_delta_will_have_do_not_hold_up_the_other_choices() -> No
         reader.take()
         assert reader.backlog() == 0
         assert not stream.readers.paused
-
-    live(test)
-
-
-@pytest.mark.parametrize("together", [True, False])
-def test_whether_the_terminal_frame_came_with_the_last_delta(together: bool) -> None:
-    def test() -> None:
-        stream = stream_of(request())
-        reader = stream.readers.join()
-        feed(stream, "ab", 0)
-        if not together:
-            reader.take()
-        stream.cancel()
-        reader.take()
-        assert reader.ended_apart == (not together)
 
     live(test)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.schema.frames import Delta, Frame
+from app.schema.frames import Delta, End, Error, Frame
 from app.wire import sse
 from app.wire.encoder import Encoder
 from tests.cases.frames import STREAM, STREAMS
@@ -82,7 +82,8 @@ DELTAS = st.builds(
 
 
 def expected(frame: Frame) -> bytes:
-    return sse.event(msgspec.json.encode(frame), f"{STREAM}:{frame.cursor}")
+    end = ":end" if isinstance(frame, End | Error) else ""
+    return sse.event(msgspec.json.encode(frame), f"{STREAM}:{frame.cursor}{end}")
 
 
 @pytest.mark.parametrize("frame", FRAMES)

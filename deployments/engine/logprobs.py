@@ -34,11 +34,23 @@ class LogprobReport:
         chosen = torch.tensor([[tokens[row]] for row in self._rows]).to(self._logprobs.device)
         own = self._logprobs.gather(1, chosen)[:, 0].tolist()
         most = min(max(self._counts), self._logprobs.shape[1])
-        values, ids = self._logprobs.topk(most, dim=-1)
+        ids = _likeliest(self._logprobs, most)
+        values = self._logprobs.gather(1, ids)
         reports = {}
         for row, count, logprob, ids_row, values_row in zip(
             self._rows, self._counts, own, ids.tolist(), values.tolist(), strict=True
         ):
-            top = sorted(zip(ids_row, values_row, strict=True), key=lambda pair: (-pair[1], pair[0]))
+            top = list(zip(ids_row, values_row, strict=True))
             reports[row] = TokenLogprob(logprob, top[:count])
         return reports
+
+
+def _likeliest(logprobs: torch.Tensor, count: int) -> torch.Tensor:
+    """The likeliest tokens of each row in descending order, equal ones by token id: (rows, count), int64.
+
+    `logprobs`: (rows, vocab_size), float32, none above 0. topk alone leaves open which of several equal ones it takes; so it
+    orders whole numbers, of the bits of a value above those of its token id.
+    """
+    ids = torch.arange(logprobs.shape[1], device=logprobs.device)
+    order = (logprobs.abs().view(torch.int32).long() << 32) | ids
+    return order.topk(count, dim=-1, largest=False).values & 0xFFFFFFFF

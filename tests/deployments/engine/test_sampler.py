@@ -16,8 +16,10 @@ from transformers import (
 
 from app.schema.sampling import SamplingParams
 from app.schema.tokens import Job
-from deployments.engine.sampler import CANDIDATES, Sampler
+from deployments.engine.filters import CANDIDATES
+from deployments.engine.sampler import Sampler
 from deployments.engine.sequence import Sequence
+from tests.deployments.engine.chi_square import check_frequencies
 
 NO_END: frozenset[int] = frozenset()
 
@@ -33,15 +35,14 @@ def sample(logits: torch.Tensor, *rows: Sequence) -> list[int | None]:
     return [sample.token for sample in Sampler(NO_END).sample(logits.clone(), rows)]
 
 
-def frequencies(logits: torch.Tensor, draws: int, **sampling: Any) -> torch.Tensor:
+def counts_of(logits: torch.Tensor, draws: int, **sampling: Any) -> torch.Tensor:
     """How often each token comes, over as many seeds as there are draws."""
-    seen = [0] * len(logits)
+    seen = torch.zeros(len(logits))
     for start in range(0, draws, 1000):
         rows = [make_row(seed=seed, **sampling) for seed in range(start, start + 1000)]
-        for token in sample(logits.expand(1000, -1), *rows):
-            assert token is not None
-            seen[token] += 1
-    return torch.tensor(seen) / draws
+        tokens = sample(logits.expand(1000, -1), *rows)
+        seen += torch.bincount(torch.tensor(tokens), minlength=len(logits))
+    return seen
 
 
 def expected(logits: torch.Tensor, **sampling: Any) -> torch.Tensor:
@@ -71,19 +72,39 @@ FILTERS: list[dict[str, Any]] = [
     {"min_p": 0.1},
     {"top_k": 8, "top_p": 0.8, "min_p": 0.05, "temperature": 1.3},
     {"top_k": 1000},
+    {"top_k": 200, "top_p": 0.9},
+    {"top_p": 0.99, "temperature": 3.0},
+    {"min_p": 0.001, "temperature": 2.5},
 ]
 
 
+@pytest.mark.parametrize("vocabulary", [40, 700])
 @pytest.mark.parametrize("sampling", FILTERS, ids=str)
-def test_tokens_come_as_often_as_they_should(sampling: dict[str, Any]) -> None:
-    """With this many draws the frequency of a token of probability p is off by 4.5 * sqrt(p (1 - p) / draws)
-    once in 100,000.
-    """
-    draws = 12000
-    logits = torch.randn(40, generator=torch.Generator().manual_seed(3)) * 1.5
-    exact = expected(logits, **sampling)
-    error = (frequencies(logits, draws, **sampling) - exact).abs()
-    assert bool((error <= 4.5 * (exact * (1 - exact) / draws).sqrt() + 1e-9).all())
+def test_tokens_come_as_often_as_they_should(sampling: dict[str, Any], vocabulary: int) -> None:
+    """By the candidates of a filter, by the whole vocabulary where those don't suffice, and without a filter."""
+    logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(3)) * 1.5
+    check_frequencies(counts_of(logits, 12000, **sampling), expected(logits, **sampling))
+
+
+@pytest.mark.parametrize("sampling", [{}, {"top_p": 0.9}, {"top_k": 20}], ids=str)
+def test_penalties_and_bias_change_how_often_tokens_come(sampling: dict[str, Any]) -> None:
+    logits = torch.randn(40, generator=torch.Generator().manual_seed(4)) * 1.5
+    changes: dict[str, Any] = {
+        "repetition_penalty": 1.3,
+        "presence_penalty": 0.4,
+        "frequency_penalty": 0.2,
+        "logit_bias": {7: 2.0, 9: -3.0},
+        "min_tokens": 9,
+        "stop_token_ids": (11,),
+    }
+    changed = logits.clone()
+    changed[0] = changed[0] * 1.3 if changed[0] < 0 else changed[0] / 1.3
+    changed[0] -= 0.4 + 0.2 * 3
+    changed[7] += 2.0
+    changed[9] -= 3.0
+    changed[11] = float("-inf")
+    counts = counts_of(logits, 12000, position=3, **changes, **sampling)
+    check_frequencies(counts, expected(changed, **sampling))
 
 
 @given(
@@ -140,6 +161,17 @@ def test_a_token_does_not_depend_on_its_neighbours(filters: list[dict[str, Any]]
     assert together == [sample(logits[index : index + 1], row)[0] for index, row in enumerate(rows)]
     turned = sample(logits.flip(0), *reversed(rows))
     assert together == turned[::-1]
+
+
+@given(st.integers(1, 12), st.sampled_from([50, 400, 1001]), st.integers(0, 1 << 30))
+def test_what_a_row_reports_does_not_depend_on_its_neighbours(count: int, vocabulary: int, seed: int) -> None:
+    """To the bit. Coarse logits, as of half precision, have many that are equal."""
+    logits = (torch.randn(count, vocabulary, generator=torch.Generator().manual_seed(seed)) * 4).round() / 2
+    rows = [make_row(seed=seed, logprobs=index * 7 % 21, temperature=index % 2) for index in range(count)]
+    together = Sampler(NO_END).sample(logits.clone(), rows)
+    for index, row in enumerate(rows):
+        [alone] = Sampler(NO_END).sample(logits[index : index + 1].clone(), [row])
+        assert together[index] == alone
 
 
 def test_seed_choice_and_position_each_change_the_token() -> None:

@@ -78,6 +78,13 @@ class Generation(Protocol):
         """Takes `pause` back. Returns at once."""
         ...
 
+    def end(self, choice: int) -> None:
+        """Has the engine stop with a choice, which frees its place and its memory. Returns at once.
+
+        Tokens that were sent may still arrive, and an ending. Does nothing for a choice that the engine has ended.
+        """
+        ...
+
     def steer(self, steering: Steering) -> None:
         """Has the engine put tokens into every unfinished choice, once for each id. Returns at once.
 

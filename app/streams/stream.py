@@ -107,6 +107,9 @@ class Stream:
         self._stopwatch.accepted()
         if self.readers.paused:
             generation.pause()
+        for index, choice in enumerate(self.choices):
+            if choice.finish_reason is not None:
+                generation.end(index)  # it may have ended with tokens that came before the acceptance
         for steering in self.changes.steerings:
             generation.steer(steering)
 
@@ -141,6 +144,8 @@ class Stream:
             self.changes.made(batch.edits)
         if ended:
             self._finish_if_complete()
+            if self.ending is None and self.generation is not None:
+                self.generation.end(batch.choice)
         if self.changes.waiting:
             self._make_changes()
         self._on_changed(self)

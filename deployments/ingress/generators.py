@@ -134,7 +134,7 @@ class GeneratorClient:
             return list(usable)
         load: Counter[str] = Counter()
         for attempt in self._attempts.values():
-            load[attempt.replica] += attempt.choices_left
+            load[attempt.replica] += len(attempt.open_choices)
         # Equals in random order: other ingress processes choose, too.
         return sorted(usable, key=lambda replica: (load[replica], random.random()))
 
@@ -148,7 +148,7 @@ class GeneratorClient:
             if feed is None:
                 continue
             if batch.finish is not None:
-                self._attempts[batch.key].choices_left -= 1
+                self._attempts[batch.key].open_choices.discard(batch.choice)
             try:
                 feed(batch)
             except Exception:
@@ -158,7 +158,7 @@ class GeneratorClient:
 
     def _lose(self, attempt: Attempt) -> None:
         """Tells the sink of an attempt that no more tokens will come, unless it has them all."""
-        if self._feeds.pop(attempt.key, None) is None or attempt.choices_left <= 0:
+        if self._feeds.pop(attempt.key, None) is None or not attempt.open_choices:
             return
         attempt.close()
         try:

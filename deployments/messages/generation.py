@@ -39,11 +39,12 @@ class Generate(Request[None], frozen=True, array_like=True, tag="generate"):
 
 
 class ControlOperation(msgspec.Struct, frozen=True, array_like=True):
-    """Takes one job of an ingress out of the batch, puts it back, or inserts the tokens of `steering`."""
+    """Takes one job of an ingress out of the batch, puts it back, ends its `choice`, or inserts the tokens of `steering`."""
 
     key: int
-    action: Literal["pause", "resume", "steer"]
+    action: Literal["pause", "resume", "end", "steer"]
     steering: Steering | None = None
+    choice: int = 0
 
 
 class Control(Request[None], frozen=True, array_like=True, tag="control"):

@@ -33,6 +33,9 @@ class FakeGeneration:
     def resume(self) -> None:
         self.calls.append("resume")
 
+    def end(self, choice: int) -> None:
+        self.calls.append(f"end {choice}")
+
     def steer(self, steering: Steering) -> None:
         self.steerings.append(steering)
 

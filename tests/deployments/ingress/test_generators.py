@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from app.schema.tokens import Steering, TokenBatch
@@ -17,6 +18,18 @@ from tests.fakes.loop import run
 class BrokenSink(Sink):
     def feed(self, batch: TokenBatch) -> None:
         raise RuntimeError("a bug in a stream")
+
+
+class Choices(Sink):
+    """For jobs of several choices: keeps which have ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[int] = []
+
+    def feed(self, batch: TokenBatch) -> None:
+        if batch.finish:
+            self.ends.append(batch.choice)
 
 
 def test_tokens_of_a_job_reach_its_sink() -> None:
@@ -284,21 +297,40 @@ def test_what_is_put_in_arrives_in_order_and_is_not_lost() -> None:
     run(main())
 
 
+def test_the_end_of_a_choice_arrives_unless_the_engine_was_faster() -> None:
+    async def main() -> None:
+        async with serving("a", "b") as (calls, client):
+            begun = msgspec.structs.replace(job(1, n=3), finished=[True, False, False])
+            async with client.open(begun, Choices()) as generation:
+                engine = calls.replicas[generation.replica].engine
+                for choice in range(2):
+                    generation.end(choice)
+                calls.control_failures = 2
+                await asyncio.sleep(5)
+                assert engine.ended == [(1, 1)]
+                engine.step(finish="stop")
+                await settle()
+                generation.end(2)
+                await settle()
+                assert engine.ended == [(1, 1)]
+            async with client.open(job(2, n=2), Choices()) as generation:
+                calls.kill(generation.replica, ConnectionError())
+                generation.end(0)
+                await settle()
+            assert not calls.replicas.popitem()[1].engine.ended
+
+    run(main())
+
+
 def test_several_choices_end_with_the_last() -> None:
     async def main() -> None:
         async with serving("a") as (calls, client):
             replica = calls.replicas["a"]
-            ends: list[int] = []
-
-            class Choices(Sink):
-                def feed(self, batch: TokenBatch) -> None:
-                    if batch.finish:
-                        ends.append(batch.choice)
-
-            async with client.open(job(1, n=3), Choices()):
+            sink = Choices()
+            async with client.open(job(1, n=3), sink):
                 replica.engine.step(finish="stop")
                 await settle()
-                assert ends == [0, 1, 2] and replica.server.jobs == 0
+                assert sink.ends == [0, 1, 2] and replica.server.jobs == 0
 
     run(main())
 

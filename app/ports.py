@@ -19,7 +19,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """What the ingress must know of a model to validate for it and to write its text.
 
     `tokenizer_json` is the serialised `tokenizers.Tokenizer`; `created` is Unix seconds. `sampling_defaults` stand for what a
-    request leaves out.
+    request leaves out. `deterministic` is that of the generators, which the tokenizer does not know.
     """
 
     name: str
@@ -30,6 +30,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer_json: str
     has_chat_template: bool
     sampling_defaults: SamplingDefaults = SamplingDefaults()
+    deterministic: bool = False
 
 
 class Tokenizer(Protocol):
@@ -70,6 +71,11 @@ class Generation(Protocol):
     @property
     def replica(self) -> str: ...
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether the replica makes the same tokens from the same job, whatever else it computes."""
+        ...
+
     def pause(self) -> None:
         """Asks the engine to leave the sequences out of its batch. Tokens that were sent may still arrive. Returns at once."""
         ...
@@ -100,6 +106,11 @@ class Generator(Protocol):
     @property
     def capacity(self) -> int:
         """Sequences that all known replicas together can run or hold waiting; 0 while there is none."""
+        ...
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether all known replicas are; when none is known any more, what was last known. False at first."""
         ...
 
     def open(self, job: Job, sink: TokenSink) -> AbstractAsyncContextManager[Generation]:

@@ -29,7 +29,7 @@ from app.errors import (
 )
 from app.model import Model
 from app.models import Models
-from app.ports import Clock
+from app.ports import Clock, Generation
 from app.schema.requests import GenerationRequest
 from app.settings import Settings
 from app.streams.audience import Audience
@@ -151,7 +151,8 @@ class Producer:
                 record = await self._encoded(request, owner, model)
                 stream = self.stream_of(record, model)
                 async with self._errors_end(stream):
-                    async with self._attempt(stream, model):
+                    async with self._attempt(stream, model) as generation:
+                        stream.begin(deterministic=generation.deterministic)
                         await self._announce(stream, idempotency, opening)
                         await stream.settled()
                     await self._further_attempts(stream, model, fruitless=0 if any(stream.counts) else 1)
@@ -224,12 +225,12 @@ class Producer:
             stream.fail(error)
 
     @asynccontextmanager
-    async def _attempt(self, stream: Stream, model: Model) -> AsyncIterator[None]:
+    async def _attempt(self, stream: Stream, model: Model) -> AsyncIterator[Generation]:
         """An attempt that a generator has accepted: it generates from the tokens so far. Raises as `Generator.open` does."""
         job = stream.job(self._name, next(self._job_keys))
         async with model.generator.open(job, stream) as generation:
             stream.accept(generation)
-            yield
+            yield generation
 
     async def _announce(self, stream: Stream, idempotency: Idempotency | None, opening: Opening) -> None:
         """Puts the record into the stream store, takes the lease, and gives the caller its stream. Raises `StartedBefore`."""

@@ -51,6 +51,7 @@ class Accepting:
 
     replica = "replica"
     capacity = 10_000
+    deterministic = True
 
     def __init__(self) -> None:
         self.sinks: dict[int, TokenSink] = {}

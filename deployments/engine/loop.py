@@ -133,6 +133,11 @@ class EngineLoop:
         return self._statistics
 
     @property
+    def deterministic(self) -> bool:
+        """That of the engine."""
+        return self._engine.deterministic
+
+    @property
     def healthy(self) -> bool:
         """The thread is there, its engine is healthy, and no part of a step takes longer than `step_timeout_s`.
 

@@ -26,6 +26,7 @@ class Attempt:
 
     The call starts with the construction. `open_choices` are those that the engine has not ended. `refused`: the replica does not
     have the job, and never had it. `on_lost` is called once if the call breaks after the acceptance.
+    `deterministic` is that of the replica, and set by the owner of its channel.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Attempt:
         self.replica = replica
         self.open_choices = {choice for choice in range(job.n) if not (job.finished and job.finished[choice])}
         self.is_accepted = False
+        self.deterministic = False
         self.refused = False
         self._controls = controls
         self._on_lost = on_lost

@@ -57,6 +57,7 @@ class GeneratorClient:
         self._attempts: dict[int, Attempt] = {}
         self._feeds: dict[int, Callable[[TokenBatch], None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.deterministic = False
 
     @property
     def capacity(self) -> int:
@@ -106,10 +107,12 @@ class GeneratorClient:
                     # A replica that may have the job is the last one: its tokens could still come.
                     if not attempt.refused or replica == replicas[-1]:
                         raise
-            if attempt.replica not in self._channels:
+            channel = self._channels.get(attempt.replica)
+            if channel is None:
                 raise GeneratorUnavailable(
                     "The replica that accepted the job is gone. Try again.", retry_after_s=RETRY_AFTER_S
                 )
+            attempt.deterministic = bool(channel.deterministic)
             yield attempt
         finally:
             self._feeds.pop(job.key, None)
@@ -191,10 +194,15 @@ class GeneratorClient:
                 silence_timeout_s=self._silence_timeout_s,
                 dispatch=self._dispatch,
                 on_lost=self._lose_replica,
+                on_greeting=self._on_greeting,
             )
         for replica, channel in list(self._channels.items()):
             channel.replicas_changed()
             self._close_if_retired(replica)
+
+    def _on_greeting(self) -> None:
+        known = [channel.deterministic for channel in self._channels.values()]
+        self.deterministic = all(said for said in known if said is not None)
 
     def _close_if_retired(self, replica: str) -> None:
         """The channel to a draining replica closes when the last job of this process there has ended."""

@@ -40,7 +40,7 @@ def test_a_stream_from_start_to_end() -> None:
         digest = hashlib.sha256(b"abc").hexdigest()
         frames = reader.take()
         assert frames[:2] == [
-            Start("0", stream.id, "letters", 1_790_000_000, 7, 5),
+            Start("0", stream.id, "letters", 1_790_000_000, 7, 5, deterministic=True),
             Delta("3", 0, "abc", 3),
         ]
         end = frames[2]
@@ -50,6 +50,22 @@ def test_a_stream_from_start_to_end() -> None:
         assert reader.ended and reader.take() == []
         await settle()
         assert world.free()
+
+    live(test)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_the_start_frame_says_what_the_replica_is_wherever_it_is_read(deterministic: bool) -> None:
+    async def test(world: World) -> None:
+        world.generator.deterministic = deterministic
+        stream = await world.service.start(request("hello", seed=7))
+        world.generator.deterministic = not deterministic
+        world.generator.generations[0].sink.lost()
+        await settle()
+        world.generator.generations[1].say("abc", finish="length")
+        for service in (world.first.service, world.second.service):
+            start = (await rest(await service.resume(stream.id)))[0]
+            assert isinstance(start, Start) and start.deterministic is deterministic
 
     live(test)
 

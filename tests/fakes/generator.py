@@ -20,7 +20,8 @@ class FakeGeneration:
 
     replica = "replica-1"
 
-    def __init__(self, job: Job, sink: TokenSink) -> None:
+    def __init__(self, job: Job, sink: TokenSink, *, deterministic: bool = True) -> None:
+        self.deterministic = deterministic
         self.job = job
         self.sink = sink
         self.calls: list[str] = []
@@ -59,6 +60,7 @@ class FakeGenerator:
 
     def __init__(self, capacity: int = 8) -> None:
         self.capacity = capacity
+        self.deterministic = True
         self.refusal: ServiceError | None = None
         self.generations: list[FakeGeneration] = []
         self.refuse_next = 0
@@ -74,7 +76,7 @@ class FakeGenerator:
         if self.refuse_next:
             self.refuse_next -= 1
             raise GeneratorUnavailable("no replica answers")
-        generation = FakeGeneration(job, sink)
+        generation = FakeGeneration(job, sink, deterministic=self.deterministic)
         self.generations.append(generation)
         self.running.add(job.key)
         try:

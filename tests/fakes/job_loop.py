@@ -12,6 +12,7 @@ class FakeJobLoop:
 
     def __init__(self, server: GeneratorServer) -> None:
         self.healthy = True
+        self.deterministic = True
         self.refusal: Exception | None = None
         self.jobs: dict[tuple[str, int], Job] = {}
         self.paused: set[tuple[str, int]] = set()

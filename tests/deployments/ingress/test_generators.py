@@ -64,6 +64,27 @@ def test_capacity_follows_the_replicas() -> None:
     run(main())
 
 
+def test_what_the_replicas_say_of_themselves() -> None:
+    async def main() -> None:
+        async with serving() as (calls, client):
+            said = [client.deterministic]
+            for name, deterministic in (("a", True), ("b", False)):
+                calls.add(name, deterministic=deterministic)
+                await settle()
+                said.append(client.deterministic)
+            assert said == [False, True, False]
+            for name, expected in (("a", True), ("b", False)):
+                calls.directory.publish([name])
+                async with client.open(job(1), Sink()) as generation:
+                    assert generation.deterministic is expected
+            del calls.replicas["a"]
+            calls.kill("b", ConnectionError())
+            await settle()
+            assert client.capacity == 0 and not client.deterministic
+
+    run(main())
+
+
 def test_leaving_frees_the_place() -> None:
     async def main() -> None:
         async with serving("a") as (calls, client):
@@ -317,7 +338,7 @@ def test_the_end_of_a_choice_arrives_unless_the_engine_was_faster() -> None:
                 calls.kill(generation.replica, ConnectionError())
                 generation.end(0)
                 await settle()
-            assert not calls.replicas.popitem()[1].engine.ended
+            assert all((2, 0) not in replica.engine.ended for replica in calls.replicas.values())
 
     run(main())
 

@@ -116,8 +116,9 @@ class Generator(Protocol):
     def open(self, job: Job, sink: TokenSink) -> AbstractAsyncContextManager[Generation]:
         """Starts `job`; entering returns when a replica has accepted it, leaving frees its place in the engine.
 
-        Tokens may reach `sink` before entering returns. Entering raises `Overloaded`, `GeneratorUnavailable` or
-        `InvalidRequest`. Cancelling at any point frees the place as leaving does.
+        Tokens may reach `sink` before entering returns. Entering raises `Overloaded`, `InvalidRequest` or `GeneratorUnavailable`,
+        with `lost_replica` if a replica that may have had the job is lost. Cancelling at any point frees the place as leaving
+        does.
         """
         ...
 

@@ -211,6 +211,10 @@ class Stream:
 
     # What readers see.
 
+    def goes_on(self) -> bool:
+        """Whether this process is to generate more of the stream."""
+        return self.produced_here and self.ending is None
+
     @property
     def counts(self) -> list[int]:
         """Tokens of each choice."""

@@ -103,15 +103,19 @@ class GeneratorClient:
                 try:
                     await attempt.accepted(self._accept_timeout_s)
                     break
-                except (Overloaded, GeneratorUnavailable):
-                    # A replica that may have the job is the last one: its tokens could still come.
+                except (Overloaded, GeneratorUnavailable) as error:
+                    # A replica that may have the job is the last one: its tokens could still come, and it may be dead of it.
+                    if isinstance(error, GeneratorUnavailable) and not attempt.refused:
+                        error.lost_replica = replica
                     if not attempt.refused or replica == replicas[-1]:
                         raise
             channel = self._channels.get(attempt.replica)
             if channel is None:
-                raise GeneratorUnavailable(
+                gone = GeneratorUnavailable(
                     "The replica that accepted the job is gone. Try again.", retry_after_s=RETRY_AFTER_S
                 )
+                gone.lost_replica = attempt.replica
+                raise gone
             attempt.deterministic = bool(channel.deterministic)
             yield attempt
         finally:

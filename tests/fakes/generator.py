@@ -18,9 +18,10 @@ from app.schema.tokens import Edit, EngineFinish, Job, Steering, TokenBatch
 class FakeGeneration:
     """One accepted job. `say` feeds text to the stream as if an engine had sampled it."""
 
-    replica = "replica-1"
-
-    def __init__(self, job: Job, sink: TokenSink, *, deterministic: bool = True) -> None:
+    def __init__(
+        self, job: Job, sink: TokenSink, *, replica: str = "replica-1", deterministic: bool = True
+    ) -> None:
+        self.replica = replica
         self.deterministic = deterministic
         self.job = job
         self.sink = sink
@@ -63,6 +64,7 @@ class FakeGenerator:
         self.deterministic = True
         self.refusal: ServiceError | None = None
         self.generations: list[FakeGeneration] = []
+        self.replica = "replica-1"
         self.refuse_next = 0
         self.hangs = False
         self.running: set[int] = set()
@@ -76,7 +78,7 @@ class FakeGenerator:
         if self.refuse_next:
             self.refuse_next -= 1
             raise GeneratorUnavailable("no replica answers")
-        generation = FakeGeneration(job, sink, deterministic=self.deterministic)
+        generation = FakeGeneration(job, sink, replica=self.replica, deterministic=self.deterministic)
         self.generations.append(generation)
         self.running.add(job.key)
         try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from app.clock import SystemClock
 from app.model import Model
@@ -16,19 +17,48 @@ from app.streams.store_bounds import StoreBounds
 from app.streams.stream import Stream
 from deployments.engine.config import EngineConfig
 from deployments.engine.loop import EngineLoop
+from deployments.engine.protocol import Outputs
 from deployments.engine.simulated import SimulatedEngine
 from deployments.ingress.generators import GeneratorClient
 from tests.fakes.generator import FakeTokenizer
 from tests.fakes.links import FakeLinks
 
 STEP_S = 0.002
+POISON = 666
+
+
+class MortalEngine(SimulatedEngine):
+    """Calls `dies` and makes nothing more when it is to compute token number `kills_at` of a job with the seed `POISON`."""
+
+    def __init__(self, kills_at: int, dies: Callable[[], object]) -> None:
+        super().__init__(
+            EngineConfig(), vocab_size=128, token_ids=range(97, 123), first_token_s=STEP_S, step_s=STEP_S
+        )
+        self._kills_at = kills_at
+        self._dies = dies
+        self._dead = False
+
+    def step(self) -> Outputs:
+        sequences = [sequence for stream in self._streams.values() for sequence in stream.sequences]
+        poisoned = any(
+            sequence.sampling.seed == POISON and sequence.position >= self._kills_at for sequence in sequences
+        )
+        if poisoned and not self._dead:
+            self._dead = True
+            self._dies()
+        return {} if self._dead else super().step()
 
 
 class Graph:
-    """Two ingress processes, a stream store, and the generator `replicas`."""
+    """Two ingress processes, a stream store, and the generator `replicas`.
 
-    def __init__(self, replicas: Sequence[str] = ("a", "b")) -> None:
+    A job with the seed `POISON` kills each replica that computes its token number `kills_at`.
+    """
+
+    def __init__(self, replicas: Sequence[str] = ("a", "b"), *, kills_at: int = 0) -> None:
         self.calls = FakeLinks()
+        self.killed: list[str] = []
+        self._kills_at = kills_at
         self.store = MemoryStreamStore(StoreBounds(lease_s=0.5), SystemClock())
         self.loops = {name: self._replica(name) for name in replicas}
         self.clients: list[GeneratorClient] = []
@@ -43,9 +73,12 @@ class Graph:
 
     def kill_worker(self) -> None:
         """Kills the one replica that has a job."""
-        name = self.worker
-        self.calls.kill(name, ConnectionError("it is gone"))
-        self.loops.pop(name).stop()
+        self._kill(self.worker)
+
+    def use(self, *names: str) -> None:
+        """New jobs go to these replicas only."""
+        for name in self.calls.replicas:
+            self.calls.directory.mark(name, silent=name not in names)
 
     async def close(self) -> None:
         for service in self.running:
@@ -59,13 +92,17 @@ class Graph:
 
     def _replica(self, name: str) -> EngineLoop:
         replica = self.calls.add(name)
-        engine = SimulatedEngine(
-            EngineConfig(), vocab_size=128, token_ids=range(97, 123), first_token_s=STEP_S, step_s=STEP_S
-        )
+        dies = partial(asyncio.get_running_loop().call_soon_threadsafe, self._kill, name)
+        engine = MortalEngine(self._kills_at, dies)
         loop = EngineLoop(engine, replica.server.deliver)
         loop.start()
         replica.server.serve(loop)
         return loop
+
+    def _kill(self, name: str) -> None:
+        self.killed.append(name)
+        self.calls.kill(name, ConnectionError("it is gone"))
+        self.loops.pop(name).stop()
 
     def _ingress(self, name: str) -> GenerationService:
         client = GeneratorClient(
@@ -83,8 +120,8 @@ class Graph:
 
 
 @asynccontextmanager
-async def graph() -> AsyncIterator[Graph]:
-    made = Graph()
+async def graph(replicas: Sequence[str] = ("a", "b"), *, kills_at: int = 0) -> AsyncIterator[Graph]:
+    made = Graph(replicas, kills_at=kills_at)
     try:
         yield made
     finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from app.errors import Overloaded, TooManyStreams
+from app.errors import GeneratorUnavailable, Overloaded, TooManyStreams
 
 RETRY_AFTER_S = 1
 
@@ -21,10 +21,15 @@ class Admission:
 
     @contextmanager
     def permit(self, sequences: int, capacity: int, *, accepted: bool = False) -> Iterator[None]:
-        """Reserves places for `sequences` among `capacity`; raises `Overloaded`. Leaving the context gives them back.
+        """Reserves places for `sequences` among `capacity`. Leaving the context gives them back.
 
-        A stream that was `accepted` before is never refused.
+        Raises `GeneratorUnavailable` when there is no capacity at all, and `Overloaded`. A stream that was `accepted` before is
+        never refused.
         """
+        if not accepted and not capacity:
+            raise GeneratorUnavailable(
+                "No replica of the model answers. Try again later.", retry_after_s=RETRY_AFTER_S
+            )
         if not accepted and self.sequences + sequences > capacity:
             raise Overloaded(
                 f"The server runs {self.sequences} sequences, and {sequences} more would exceed the maximum of {capacity}.",

@@ -249,6 +249,8 @@ class GeneratorUnavailable(ServiceError):
     grpc_status = "UNAVAILABLE"
     ws_close_code = 1011
     retryable = True
+    lost_replica: str | None = None
+    """For the producer: a replica that is lost, and that had the job or may have had it."""
 
 
 class StoreUnavailable(GeneratorUnavailable):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import tokenizers
 
 from app.admission import Admission
@@ -35,6 +36,13 @@ class Model:
             self._logprobs = LogprobWriter(self._vocabulary)
             self.card = card
         return self.card
+
+    @property
+    def shown_card(self) -> ModelCard | None:
+        """The card with what the generators say of themselves, if it is known."""
+        if self.card is None:
+            return None
+        return msgspec.structs.replace(self.card, deterministic=self.generator.deterministic)
 
     @property
     def ready(self) -> bool:

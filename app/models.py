@@ -42,11 +42,11 @@ class Models:
 
     def cards(self) -> list[ModelCard]:
         """The cards that are known."""
-        return [model.card for model in self._models.values() if model.card is not None]
+        return [card for model in self._models.values() if (card := model.shown_card) is not None]
 
     def card(self, name: str) -> ModelCard:
         """Raises `ModelNotFound`, also while the card is not known."""
-        card = self.named(name).card
+        card = self.named(name).shown_card
         if card is None:
             raise ModelNotFound(f"The model {name} is not ready yet.", param="model")
         return card

@@ -19,7 +19,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """What the ingress must know of a model to validate for it and to write its text.
 
     `tokenizer_json` is the serialised `tokenizers.Tokenizer`; `created` is Unix seconds. `sampling_defaults` stand for what a
-    request leaves out.
+    request leaves out. `deterministic` is that of the generators, which the tokenizer does not know.
     """
 
     name: str
@@ -30,6 +30,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer_json: str
     has_chat_template: bool
     sampling_defaults: SamplingDefaults = SamplingDefaults()
+    deterministic: bool = False
 
 
 class Tokenizer(Protocol):
@@ -70,12 +71,24 @@ class Generation(Protocol):
     @property
     def replica(self) -> str: ...
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether the replica makes the same tokens from the same job, whatever else it computes."""
+        ...
+
     def pause(self) -> None:
         """Asks the engine to leave the sequences out of its batch. Tokens that were sent may still arrive. Returns at once."""
         ...
 
     def resume(self) -> None:
         """Takes `pause` back. Returns at once."""
+        ...
+
+    def end(self, choice: int) -> None:
+        """Has the engine stop with a choice, which frees its place and its memory. Returns at once.
+
+        Tokens that were sent may still arrive, and an ending. Does nothing for a choice that the engine has ended.
+        """
         ...
 
     def steer(self, steering: Steering) -> None:
@@ -95,11 +108,17 @@ class Generator(Protocol):
         """Sequences that all known replicas together can run or hold waiting; 0 while there is none."""
         ...
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether all known replicas are; when none is known any more, what was last known. False at first."""
+        ...
+
     def open(self, job: Job, sink: TokenSink) -> AbstractAsyncContextManager[Generation]:
         """Starts `job`; entering returns when a replica has accepted it, leaving frees its place in the engine.
 
-        Tokens may reach `sink` before entering returns. Entering raises `Overloaded`, `GeneratorUnavailable` or
-        `InvalidRequest`. Cancelling at any point frees the place as leaving does.
+        Tokens may reach `sink` before entering returns. Entering raises `Overloaded`, `InvalidRequest` or `GeneratorUnavailable`,
+        with `lost_replica` if a replica that may have had the job is lost. Cancelling at any point frees the place as leaving
+        does.
         """
         ...
 

@@ -1,8 +1,7 @@
 """The producer: generates the streams that this process has the lease of, from the request to the last frame.
 
 `Producer._live` is the main flow. There is one way to recover, whatever was lost: a further attempt, from the request and the
-tokens so far. A stream that was accepted is never given up because there is no room. Only a row of attempts without a token ends
-it.
+tokens so far. A stream that was accepted is never given up because there is no room. `app.recovery` says when it is given up.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import asyncio
 import itertools
 import logging
 import secrets
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 
 from app.admission import Quota
@@ -29,7 +28,8 @@ from app.errors import (
 )
 from app.model import Model
 from app.models import Models
-from app.ports import Clock
+from app.ports import Clock, Generation, TokenSink
+from app.recovery import Recovery, Trials
 from app.schema.requests import GenerationRequest
 from app.settings import Settings
 from app.streams.audience import Audience
@@ -40,9 +40,6 @@ from app.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
-MAX_FRUITLESS_ATTEMPTS = 6
-FIRST_RETRY_S = 0.5
-LAST_RETRY_S = 1.5
 ORDERS_RETRY_S = 0.25
 ORDERS_WAIT_S = 1.0
 MAX_EARLY_ORDERS = 100
@@ -119,6 +116,7 @@ class Producer:
         # Without keys one caller can look like many, and all callers without a key look like one.
         self._quota = Quota(settings.limits.max_streams_per_key) if settings.auth.keys_file else None
         self._job_keys = itertools.count(1)
+        self._trials: defaultdict[str, Trials] = defaultdict(Trials)
         # Orders for streams that are not produced here, or not yet: an order may come before the answer that gives the lease.
         self._early: deque[Order] = deque(maxlen=MAX_EARLY_ORDERS)
 
@@ -151,10 +149,12 @@ class Producer:
                 record = await self._encoded(request, owner, model)
                 stream = self.stream_of(record, model)
                 async with self._errors_end(stream):
-                    async with self._attempt(stream, model):
+                    async with self._attempt(stream, model) as generation:
+                        replica = generation.replica
+                        stream.begin(deterministic=generation.deterministic)
                         await self._announce(stream, idempotency, opening)
                         await stream.settled()
-                    await self._further_attempts(stream, model, fruitless=0 if any(stream.counts) else 1)
+                    await self._further_attempts(stream, model, lost=replica)
             await self._conclude(stream)
         except (ServiceError, StartedBefore) as error:
             opening.fail(error)
@@ -224,12 +224,17 @@ class Producer:
             stream.fail(error)
 
     @asynccontextmanager
-    async def _attempt(self, stream: Stream, model: Model) -> AsyncIterator[None]:
-        """An attempt that a generator has accepted: it generates from the tokens so far. Raises as `Generator.open` does."""
+    async def _attempt(
+        self, stream: Stream, model: Model, sink: TokenSink | None = None
+    ) -> AsyncIterator[Generation]:
+        """An attempt that a generator has accepted: it generates from the tokens so far. Raises as `Generator.open` does.
+
+        `sink` takes the tokens in place of the stream.
+        """
         job = stream.job(self._name, next(self._job_keys))
-        async with model.generator.open(job, stream) as generation:
+        async with model.generator.open(job, sink or stream) as generation:
             stream.accept(generation)
-            yield
+            yield generation
 
     async def _announce(self, stream: Stream, idempotency: Idempotency | None, opening: Opening) -> None:
         """Puts the record into the stream store, takes the lease, and gives the caller its stream. Raises `StartedBefore`."""
@@ -243,24 +248,41 @@ class Producer:
         if opening.abandoned:
             self.audience.left(stream)
 
-    async def _further_attempts(self, stream: Stream, model: Model, *, fruitless: int) -> None:
-        """Attempts until the stream has its ending, or another process the lease. `fruitless` of them brought no token so far."""
-        backoff = Backoff(FIRST_RETRY_S, LAST_RETRY_S, sleep=self._clock.sleep)
-        while stream.ending is None and stream.produced_here:
-            if fruitless > 1:
-                await backoff.pause()
+    async def _further_attempts(self, stream: Stream, model: Model, *, lost: str | None) -> None:
+        """Attempts until the stream has its ending, or another process the lease. `lost` is the replica of an attempt before.
+
+        Raises what `Recovery` raises.
+        """
+        recovery = Recovery(self._settings.streams, self._clock)
+        trials = self._trials[stream.request.model]
+        if lost is not None and stream.goes_on():
+            pause_s = recovery.lost(lost, tokens=any(stream.counts), on_trial=False)
+            await _pause(stream, self._clock.sleep(pause_s))
+        while stream.goes_on():
+            if recovery.suspected and trials.running is not None:
+                await _pause(stream, trials.running.over.wait())
+                continue
             counts = stream.counts
-            try:
-                async with self._attempt(stream, model):
-                    await stream.settled()
-            except (GeneratorUnavailable, Overloaded):
-                if fruitless == MAX_FRUITLESS_ATTEMPTS:
-                    raise
-            if stream.counts == counts:
-                fruitless += 1
-            else:
-                fruitless = 0
-                backoff.reset()
+            lost = failure = None
+            with trials.turn(stream) if recovery.suspected else nullcontext() as trial:
+                try:
+                    async with self._attempt(stream, model, trial) as generation:
+                        lost = generation.replica
+                        if trial is not None and stream.readers.paused:
+                            trial.end()  # it will not be computed for now
+                        await stream.settled()
+                except (GeneratorUnavailable, Overloaded) as error:
+                    failure = error
+                    if isinstance(error, GeneratorUnavailable):
+                        lost = error.lost_replica
+                on_trial = trial is not None and not trial.over.is_set()
+            if not stream.goes_on():
+                break
+            if lost is not None:
+                pause_s = recovery.lost(lost, tokens=stream.counts != counts, on_trial=on_trial)
+            elif failure is not None:
+                pause_s = recovery.refused(failure)
+            await _pause(stream, self._clock.sleep(pause_s))
 
     async def _conclude(self, stream: Stream) -> None:
         """Returns when the stream store has the ending. From then on readers are served from there."""
@@ -283,7 +305,7 @@ class Producer:
         model = self._models.named(stream.request.model)
         with self._reserved(stream.record.owner, model, stream.request.n, accepted=True):
             async with self._errors_end(stream):
-                await self._further_attempts(stream, model, fruitless=0)
+                await self._further_attempts(stream, model, lost=None)
         await self._conclude(stream)
 
     async def _adopt(self, stream_id: str) -> None:
@@ -349,3 +371,13 @@ class Producer:
             stream.change(order.change)
         else:
             stream.cancel("stop" if order.action == "stop" else "cancelled")
+
+
+async def _pause(stream: Stream, wait: Coroutine[object, object, object]) -> None:
+    """Returns after `wait`, or as soon as the stream needs no further attempt."""
+    waits = [asyncio.ensure_future(wait), asyncio.ensure_future(stream.settled())]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waits:
+            each.cancel()

@@ -100,7 +100,8 @@ class StreamsSettings(_Section):
     """How long streams are kept and how silence is treated.
 
     `stall_timeout_s`: a generator replica whose channel is silent for so long is lost to its streams. `lease_s`: an ingress
-    process that the stream store has not heard of for so long loses its streams to others.
+    process that the stream store has not heard of for so long loses its streams to others. `replica_wait_s`: a stream that has
+    lost its replica waits so long for another one.
     """
 
     backend: Literal["memory", "redis"] = "memory"
@@ -109,6 +110,8 @@ class StreamsSettings(_Section):
     grace_s: Seconds = 30
     heartbeat_s: Seconds = 10
     stall_timeout_s: Seconds = 3
+    replica_wait_s: Seconds = 8
+    max_lost_replicas: PositiveInt = 5
     lease_s: Seconds = 3
     reader_window_tokens: PositiveInt = 256
     max_readers: PositiveInt = 8

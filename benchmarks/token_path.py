@@ -51,6 +51,7 @@ class Accepting:
 
     replica = "replica"
     capacity = 10_000
+    deterministic = True
 
     def __init__(self) -> None:
         self.sinks: dict[int, TokenSink] = {}
@@ -62,6 +63,7 @@ class Accepting:
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
+    def end(self, choice: int) -> None: ...
     def steer(self, steering: Steering) -> None: ...
 
 

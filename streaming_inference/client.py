@@ -23,11 +23,12 @@ T = TypeVar("T")
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """A model of the server. `created` is Unix seconds."""
+    """A model of the server. `created` is Unix seconds. `deterministic` is what its streams say in their start frames."""
 
     id: str
     created: int
     owned_by: str
+    deterministic: bool = False
 
 
 class _ModelList(msgspec.Struct):

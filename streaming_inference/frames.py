@@ -66,7 +66,10 @@ class ErrorDetail(msgspec.Struct, frozen=True):
 
 
 class Start(msgspec.Struct, frozen=True, tag_field="type", tag="start"):
-    """The first frame: the stream's name, and what it was started with. `created` is Unix seconds."""
+    """The first frame: the stream's name, and what it was started with. `created` is Unix seconds.
+
+    `deterministic`: where the stream was started, its seed gives this text again, whatever else is computed there.
+    """
 
     cursor: str
     stream: str
@@ -74,6 +77,7 @@ class Start(msgspec.Struct, frozen=True, tag_field="type", tag="start"):
     created: int
     seed: int
     prompt_tokens: int
+    deterministic: bool = False
 
 
 class Delta(msgspec.Struct, frozen=True, tag_field="type", tag="delta", omit_defaults=True):

@@ -32,12 +32,13 @@ MODEL = ModelCard(
     vocab_size=8192,
     tokenizer_json="",
     has_chat_template=True,
+    deterministic=True,
 )
 STREAM = "st_00112233445566778899aabbccddeeff"
 _CHOICES = [ChoiceEnd(0, "stop", None)]
 _USAGE = Usage(prompt_tokens=17, completion_tokens=2, total_tokens=19)
 FRAMES: Sequence[Frame] = (
-    Start("0", STREAM, MODEL.name, MODEL.created, seed=1234, prompt_tokens=17),
+    Start("0", STREAM, MODEL.name, MODEL.created, seed=1234, prompt_tokens=17, deterministic=True),
     Delta("2", 0, "Once there", tokens=2),
     End("2", _CHOICES, _USAGE, Timings(0.4, 9.1, 31.0, 64.5), [sha256(b"Once there").hexdigest()]),
 )

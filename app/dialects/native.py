@@ -54,6 +54,7 @@ class Fold(FrameFold):
             "model": start.model,
             "created": start.created,
             "seed": start.seed,
+            "deterministic": start.deterministic,
             "choices": [_choice(choice, folded) for choice, folded in self._ended_choices(end)],
             "usage": msgspec.to_builtins(end.usage),
             "timings": msgspec.to_builtins(end.timings),

@@ -74,6 +74,7 @@ def model_object(card: ModelCard) -> Model:
         "object": "model",
         "created": card.created,
         "owned_by": card.owned_by,
+        "deterministic": card.deterministic,
         "sampling_defaults": msgspec.to_builtins(card.sampling_defaults),
     }
 

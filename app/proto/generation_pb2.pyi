@@ -273,18 +273,20 @@ class Frame(_message.Message):
     def __init__(self, cursor: _Optional[str] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., delta: _Optional[_Union[Delta, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., stream: _Optional[str] = ..., ref: _Optional[str] = ...) -> None: ...
 
 class Start(_message.Message):
-    __slots__ = ("stream", "model", "created", "seed", "prompt_tokens")
+    __slots__ = ("stream", "model", "created", "seed", "prompt_tokens", "deterministic")
     STREAM_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DETERMINISTIC_FIELD_NUMBER: _ClassVar[int]
     stream: str
     model: str
     created: int
     seed: int
     prompt_tokens: int
-    def __init__(self, stream: _Optional[str] = ..., model: _Optional[str] = ..., created: _Optional[int] = ..., seed: _Optional[int] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
+    deterministic: bool
+    def __init__(self, stream: _Optional[str] = ..., model: _Optional[str] = ..., created: _Optional[int] = ..., seed: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., deterministic: _Optional[bool] = ...) -> None: ...
 
 class Delta(_message.Message):
     __slots__ = ("index", "text", "tokens", "token_ids", "logprobs", "steered")

@@ -27,6 +27,9 @@ class Model(TypedDict):
     object: Literal["model"]
     created: UnixSeconds
     owned_by: str
+    deterministic: Annotated[
+        bool, Meta(description="Whether a seed gives the same text again on every generator of the model.")
+    ]
     sampling_defaults: SamplingDefaults
 
 

@@ -25,6 +25,9 @@ class StreamResult(TypedDict):
     model: str
     created: Annotated[int, Meta(description="Unix seconds.")]
     seed: int
+    deterministic: Annotated[
+        bool, Meta(description="Whether the seed gives this text again, whatever else is computed.")
+    ]
     choices: list[ChoiceResult]
     usage: Usage
     timings: Timings

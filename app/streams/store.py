@@ -27,7 +27,10 @@ MAX_UNSTORED_TOKENS = 64
 
 
 class StreamRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of a stream that never changes. `created_s` is Unix time; `owner` names the caller, and is no secret."""
+    """The part of a stream that never changes. `created_s` is Unix time; `owner` names the caller, and is no secret.
+
+    `deterministic` is that of the replica that began the stream.
+    """
 
     id: str
     owner: str
@@ -35,6 +38,7 @@ class StreamRecord(msgspec.Struct, frozen=True, kw_only=True):
     prompt: list[int]
     sampling: SamplingParams
     created_s: float
+    deterministic: bool = False
 
 
 class Idempotency(msgspec.Struct, frozen=True):

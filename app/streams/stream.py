@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from app.errors import GenerationFailed, ServiceError
 from app.ports import Clock, Generation
 from app.schema.frames import ChoiceEnd, End, Error, FinishReason, Start, Usage, error_frame
@@ -51,7 +53,13 @@ class Stream:
         self.choices = choices
         self.created = int(record.created_s)
         self.start = Start(
-            "0", record.id, request.model, self.created, record.sampling.seed, len(record.prompt)
+            "0",
+            record.id,
+            request.model,
+            self.created,
+            record.sampling.seed,
+            len(record.prompt),
+            record.deterministic,
         )
         self.ending: End | Error | None = None
         self.produced_here = False
@@ -65,6 +73,11 @@ class Stream:
         self._stopwatch = Stopwatch(clock, began_s)
 
     # What the producer of the stream says.
+
+    def begin(self, *, deterministic: bool) -> None:
+        """The replica that begins the stream says what it is. Before the stream has a reader or is in the store."""
+        self.record = msgspec.structs.replace(self.record, deterministic=deterministic)
+        self.start = msgspec.structs.replace(self.start, deterministic=deterministic)
 
     def produce_here(self, *, taken_over: bool = False) -> None:
         """From now on this process generates the stream and makes its ending.
@@ -107,6 +120,9 @@ class Stream:
         self._stopwatch.accepted()
         if self.readers.paused:
             generation.pause()
+        for index, choice in enumerate(self.choices):
+            if choice.finish_reason is not None:
+                generation.end(index)  # it may have ended with tokens that came before the acceptance
         for steering in self.changes.steerings:
             generation.steer(steering)
 
@@ -141,6 +157,8 @@ class Stream:
             self.changes.made(batch.edits)
         if ended:
             self._finish_if_complete()
+            if self.ending is None and self.generation is not None:
+                self.generation.end(batch.choice)
         if self.changes.waiting:
             self._make_changes()
         self._on_changed(self)
@@ -192,6 +210,10 @@ class Stream:
         self.readers.tell()
 
     # What readers see.
+
+    def goes_on(self) -> bool:
+        """Whether this process is to generate more of the stream."""
+        return self.produced_here and self.ending is None
 
     @property
     def counts(self) -> list[int]:

@@ -199,6 +199,7 @@ def to_message(frame: Frame) -> pb.Frame:
             created=frame.created,
             seed=frame.seed,
             prompt_tokens=frame.prompt_tokens,
+            deterministic=frame.deterministic,
         )
         return pb.Frame(cursor=frame.cursor, start=start)
     if isinstance(frame, End):

@@ -1,8 +1,8 @@
 """The thread that owns an engine, and the only way for others to reach it.
 
 Commands go in through a queue and are obeyed in order, before the next step; the outputs of a step go out to
-the event loop in one call. While the engine has nothing to do, the thread sleeps. `add`, `abort`, `pause`, `resume`
-and `steer` return at once, whatever the engine is doing, and are obeyed after the step that runs. `add` refuses at
+the event loop in one call. While the engine has nothing to do, the thread sleeps. `add`, `abort`, `end`, `pause`,
+`resume` and `steer` return at once, whatever the engine is doing, and are obeyed after the step that runs. `add` refuses at
 once what the engine can't do or has no place for.
 
 When the engine itself breaks, so that `step` or a command raises, every stream ends with an error batch; when even that
@@ -112,6 +112,10 @@ class EngineLoop:
             self._held.drop(ingress, key)
             self._send(lambda: self._engine.abort(ingress, key))
 
+    def end(self, ingress: str, key: int, choice: int) -> None:
+        """Ends one choice of a stream. Tokens that are on their way may still be delivered before its ending."""
+        self._send(lambda: self._engine.end(ingress, key, choice))
+
     def pause(self, ingress: str, key: int) -> None:
         """Leaves a stream out of the batch. A batch that is on its way may still be delivered."""
         self._send(lambda: self._engine.pause(ingress, key))
@@ -127,6 +131,11 @@ class EngineLoop:
     def statistics(self) -> EngineStatistics:
         """As of the latest step or command."""
         return self._statistics
+
+    @property
+    def deterministic(self) -> bool:
+        """That of the engine."""
+        return self._engine.deterministic
 
     @property
     def healthy(self) -> bool:

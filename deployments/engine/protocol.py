@@ -82,6 +82,12 @@ class Engine(Protocol):
         """Drops the stream and frees what it holds. Does nothing for a stream that isn't there."""
         ...
 
+    def end(self, ingress: str, key: int, choice: int) -> None:
+        """Ends one choice of a stream and frees what it holds. Its last batch comes out with the next step: it has no
+        tokens, and "stop". Does nothing for a choice that has ended, and for a stream that isn't there.
+        """
+        ...
+
     def pause(self, ingress: str, key: int) -> None:
         """Leaves the stream out of the batch until `resume`. Does nothing for a stream that isn't there."""
         ...

@@ -1,4 +1,4 @@
-"""What every engine does with its streams, however it makes tokens: add, abort, pause, resume, steer, end.
+"""What every engine does with its streams, however it makes tokens: add, abort, end, pause, resume, steer.
 
 A subclass brings a scheduler, makes the sequences and the tokens. This file imports no torch.
 
@@ -137,6 +137,12 @@ class StreamEngine(Generic[S]):
             self._made[ingress] = left
         for sequence in () if stream is None else stream.sequences:
             self._scheduler.remove(sequence)
+        self._admit()
+
+    def end(self, ingress: str, key: int, choice: int) -> None:
+        for sequence in list(self._sequences(ingress, key)):
+            if sequence.choice == choice:
+                self._end(self._made, sequence, "stop")
         self._admit()
 
     def pause(self, ingress: str, key: int) -> None:

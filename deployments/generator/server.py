@@ -14,7 +14,7 @@ from app.schema.tokens import Job, Steering, TokenBatch
 from deployments.generator.channel import ChannelServer
 from deployments.links.server import LinkServer
 from deployments.messages.call import Done, ErrorReply, encode
-from deployments.messages.generation import OpenChannel, decode_control, decode_streaming_request
+from deployments.messages.generation import Greeting, OpenChannel, decode_control, decode_streaming_request
 
 CALLS_BESIDE_JOBS = 1024
 """Calls on links that run at once besides the jobs: a channel and a control of each ingress process."""
@@ -26,8 +26,11 @@ class JobLoop(Protocol):
 
     @property
     def healthy(self) -> bool: ...
+    @property
+    def deterministic(self) -> bool: ...
     def add(self, job: Job) -> None: ...
     def abort(self, ingress: str, key: int) -> None: ...
+    def end(self, ingress: str, key: int, choice: int) -> None: ...
     def pause(self, ingress: str, key: int) -> None: ...
     def resume(self, ingress: str, key: int) -> None: ...
     def steer(self, ingress: str, key: int, steering: Steering) -> None: ...
@@ -90,9 +93,14 @@ class GeneratorServer:
             self._channels.forget(job)
 
     async def channel(self, ingress: str, after: int) -> AsyncGenerator[bytes, None]:
-        """Yields the encoded `ChannelMessage`s for `ingress` after number `after`. Ends when it opens another channel."""
+        """Yields the encoded `Greeting`, then the `ChannelMessage`s for `ingress` after number `after`.
+
+        Ends when the ingress opens another channel.
+        """
+        assert self._loop is not None
         reader = self._channels.attach(ingress, after)
         try:
+            yield encode(Greeting(self._loop.deterministic))
             while (message := await reader.next()) is not None:
                 yield message
         finally:
@@ -105,6 +113,8 @@ class GeneratorServer:
         for operation in control.operations:
             if operation.steering is not None:
                 self._loop.steer(control.ingress, operation.key, operation.steering)
+            elif operation.action == "end":
+                self._loop.end(control.ingress, operation.key, operation.choice)
             elif operation.action == "pause":
                 self._loop.pause(control.ingress, operation.key)
             else:

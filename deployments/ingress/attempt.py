@@ -24,8 +24,9 @@ from deployments.messages.generation import Generate
 class Attempt:
     """A job of this process on `replica`, from before its call to its end. Implements `app.ports.Generation`. To be closed.
 
-    The call starts with the construction. `refused`: the replica does not have the job, and never had it. `on_lost` is called
-    once if the call breaks after the acceptance.
+    The call starts with the construction. `open_choices` are those that the engine has not ended. `refused`: the replica does not
+    have the job, and never had it. `on_lost` is called once if the call breaks after the acceptance.
+    `deterministic` is that of the replica, and set by the owner of its channel.
     """
 
     def __init__(
@@ -41,8 +42,9 @@ class Attempt:
         self.key = job.key
         self.sink = sink
         self.replica = replica
-        self.choices_left = job.n - sum(job.finished)
+        self.open_choices = {choice for choice in range(job.n) if not (job.finished and job.finished[choice])}
         self.is_accepted = False
+        self.deterministic = False
         self.refused = False
         self._controls = controls
         self._on_lost = on_lost
@@ -65,6 +67,10 @@ class Attempt:
 
     def resume(self) -> None:
         self._controls.send(self.replica, self.key, "resume")
+
+    def end(self, choice: int) -> None:
+        if choice in self.open_choices:
+            self._controls.end(self.replica, self.key, choice)
 
     def steer(self, steering: Steering) -> None:
         self._controls.steer(self.replica, self.key, steering)

@@ -19,7 +19,7 @@ from deployments.ingress.replica_links import ReplicaLinks
 from deployments.ingress.replicas import ReplicaDirectory
 from deployments.links.connection import StreamingCall
 from deployments.messages.call import encode
-from deployments.messages.generation import OpenChannel, decode_message
+from deployments.messages.generation import OpenChannel, decode_greeting, decode_message
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,10 @@ WATCHES_PER_TIMEOUT = 10
 
 
 class ChannelClient:
-    """The channel to `replica`. `dispatch` gets the batches of each message, `on_lost` is called once for each loss."""
+    """The channel to `replica`. `dispatch` gets the batches of each message, `on_lost` is called once for each loss.
+
+    `deterministic` is what the replica says of itself, None before it has answered; then `on_greeting` is called.
+    """
 
     def __init__(
         self,
@@ -41,16 +44,19 @@ class ChannelClient:
         silence_timeout_s: float,
         dispatch: Callable[[list[TokenBatch]], None],
         on_lost: Callable[[str], None],
+        on_greeting: Callable[[], None],
     ) -> None:
         self.replica = replica
         self.is_open = False
         self.messages = 0
+        self.deterministic: bool | None = None
         self._ingress = ingress
         self._links = links
         self._directory = directory
         self._silence_timeout_s = silence_timeout_s
         self._dispatch = dispatch
         self._on_lost = on_lost
+        self._on_greeting = on_greeting
         self._number = 0
         self._heard_s = asyncio.get_running_loop().time()
         self._silent = False
@@ -96,6 +102,8 @@ class ChannelClient:
         try:
             request = OpenChannel(self._ingress, self._number)
             call = self._call = self._links.to(self.replica).streaming_call(encode(request), beats=True)
+            self.deterministic = decode_greeting(await anext(call)).deterministic
+            self._on_greeting()
             async for message in call:
                 self._receive(message)
         except asyncio.CancelledError:

@@ -1,8 +1,9 @@
-"""Pausing, resuming and steering jobs. The operations of one tick go to a replica in one call, one call at a time.
+"""Pausing, resuming and steering jobs, and ending their choices. The operations of one tick go to a replica in one call, one
+call at a time.
 
-A lost pause is harmless, a lost resume is a stream that never ends, and a lost steering breaks a promise. So a failed call is
-repeated until the last operation on each job has arrived, or the replica is gone. A call that failed may have been carried out:
-pauses and resumes can be repeated, and a replica applies each steering once, by its id.
+A lost pause is harmless, a lost end wastes a place, a lost resume is a stream that never ends, and a lost steering breaks a
+promise. So a failed call is repeated until the last operation on each job has arrived, or the replica is gone. A call that failed
+may have been carried out: pauses, resumes and ends can be repeated, and a replica applies each steering once, by its id.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ Action = Literal["pause", "resume"]
 
 @dataclass
 class _Waiting:
-    """The operations that one replica does not have yet: the last action on each job, and all steerings in order."""
+    """The operations that one replica does not have yet: the last action on each job, and all steerings and ends in order."""
 
     actions: dict[int, Action] = field(default_factory=dict)
-    steerings: list[ControlOperation] = field(default_factory=list)
+    ordered: list[ControlOperation] = field(default_factory=list)
 
     def operations(self) -> list[ControlOperation]:
-        return [*self.steerings, *(ControlOperation(key, action) for key, action in self.actions.items())]
+        return [*self.ordered, *(ControlOperation(key, action) for key, action in self.actions.items())]
 
     def after(self, earlier: _Waiting) -> _Waiting:
         """Both, when `earlier` has to be sent again."""
-        return _Waiting(earlier.actions | self.actions, earlier.steerings + self.steerings)
+        return _Waiting(earlier.actions | self.actions, earlier.ordered + self.ordered)
 
 
 class ControlSender:
@@ -58,7 +59,11 @@ class ControlSender:
 
     def steer(self, replica: str, key: int, steering: Steering) -> None:
         """Inserts tokens into a job, after those of earlier calls. Returns at once."""
-        self._for(replica).steerings.append(ControlOperation(key, "steer", steering))
+        self._for(replica).ordered.append(ControlOperation(key, "steer", steering))
+
+    def end(self, replica: str, key: int, choice: int) -> None:
+        """Ends one choice of a job. Returns at once."""
+        self._for(replica).ordered.append(ControlOperation(key, "end", choice=choice))
 
     def close(self) -> None:
         """Drops the operations that have not arrived. Idempotent."""

@@ -57,6 +57,7 @@ class GeneratorClient:
         self._attempts: dict[int, Attempt] = {}
         self._feeds: dict[int, Callable[[TokenBatch], None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.deterministic = False
 
     @property
     def capacity(self) -> int:
@@ -102,14 +103,20 @@ class GeneratorClient:
                 try:
                     await attempt.accepted(self._accept_timeout_s)
                     break
-                except (Overloaded, GeneratorUnavailable):
-                    # A replica that may have the job is the last one: its tokens could still come.
+                except (Overloaded, GeneratorUnavailable) as error:
+                    # A replica that may have the job is the last one: its tokens could still come, and it may be dead of it.
+                    if isinstance(error, GeneratorUnavailable) and not attempt.refused:
+                        error.lost_replica = replica
                     if not attempt.refused or replica == replicas[-1]:
                         raise
-            if attempt.replica not in self._channels:
-                raise GeneratorUnavailable(
+            channel = self._channels.get(attempt.replica)
+            if channel is None:
+                gone = GeneratorUnavailable(
                     "The replica that accepted the job is gone. Try again.", retry_after_s=RETRY_AFTER_S
                 )
+                gone.lost_replica = attempt.replica
+                raise gone
+            attempt.deterministic = bool(channel.deterministic)
             yield attempt
         finally:
             self._feeds.pop(job.key, None)
@@ -134,7 +141,7 @@ class GeneratorClient:
             return list(usable)
         load: Counter[str] = Counter()
         for attempt in self._attempts.values():
-            load[attempt.replica] += attempt.choices_left
+            load[attempt.replica] += len(attempt.open_choices)
         # Equals in random order: other ingress processes choose, too.
         return sorted(usable, key=lambda replica: (load[replica], random.random()))
 
@@ -148,7 +155,7 @@ class GeneratorClient:
             if feed is None:
                 continue
             if batch.finish is not None:
-                self._attempts[batch.key].choices_left -= 1
+                self._attempts[batch.key].open_choices.discard(batch.choice)
             try:
                 feed(batch)
             except Exception:
@@ -158,7 +165,7 @@ class GeneratorClient:
 
     def _lose(self, attempt: Attempt) -> None:
         """Tells the sink of an attempt that no more tokens will come, unless it has them all."""
-        if self._feeds.pop(attempt.key, None) is None or attempt.choices_left <= 0:
+        if self._feeds.pop(attempt.key, None) is None or not attempt.open_choices:
             return
         attempt.close()
         try:
@@ -191,10 +198,15 @@ class GeneratorClient:
                 silence_timeout_s=self._silence_timeout_s,
                 dispatch=self._dispatch,
                 on_lost=self._lose_replica,
+                on_greeting=self._on_greeting,
             )
         for replica, channel in list(self._channels.items()):
             channel.replicas_changed()
             self._close_if_retired(replica)
+
+    def _on_greeting(self) -> None:
+        known = [channel.deterministic for channel in self._channels.values()]
+        self.deterministic = all(said for said in known if said is not None)
 
     def _close_if_retired(self, replica: str) -> None:
         """The channel to a draining replica closes when the last job of this process there has ended."""

@@ -1,8 +1,8 @@
 """The conversation of an ingress and a generator replica: jobs, the channel, controls.
 
-`Generate` and `OpenChannel` are streaming calls, `Control` has one reply. A channel message has everything that the generator
-made for one ingress since the previous message. Messages with content are numbered from 1. A message without content is a beat
-and repeats the last number. So a receiver recognises what it has already and what it has missed.
+`Generate` and `OpenChannel` are streaming calls, `Control` has one reply. A channel begins with a `Greeting`. A channel message
+has everything that the generator made for one ingress since the previous message. Messages with content are numbered from 1. A
+message without content is a beat and repeats the last number. So a receiver recognises what it has and what it has missed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,16 @@ class ChannelMessage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     batches: list[TokenBatch]
 
 
+class Greeting(msgspec.Struct, frozen=True, array_like=True):
+    """What a replica says of itself when a channel opens. `deterministic` is that of its engine."""
+
+    deterministic: bool
+
+
 class OpenChannel(Request[ChannelMessage], frozen=True, array_like=True, tag="channel"):
-    """Opens the channel of `ingress`. The call has the `ChannelMessage`s after number `after`, without a reply around them."""
+    """Opens the channel of `ingress`. The call has a `Greeting`, then the `ChannelMessage`s after number `after`, without a
+    reply around them.
+    """
 
     ingress: str
     after: int
@@ -39,11 +47,12 @@ class Generate(Request[None], frozen=True, array_like=True, tag="generate"):
 
 
 class ControlOperation(msgspec.Struct, frozen=True, array_like=True):
-    """Takes one job of an ingress out of the batch, puts it back, or inserts the tokens of `steering`."""
+    """Takes one job of an ingress out of the batch, puts it back, ends its `choice`, or inserts the tokens of `steering`."""
 
     key: int
-    action: Literal["pause", "resume", "steer"]
+    action: Literal["pause", "resume", "end", "steer"]
     steering: Steering | None = None
+    choice: int = 0
 
 
 class Control(Request[None], frozen=True, array_like=True, tag="control"):
@@ -55,4 +64,5 @@ class Control(Request[None], frozen=True, array_like=True, tag="control"):
 
 decode_streaming_request = msgspec.msgpack.Decoder(OpenChannel | Generate).decode
 decode_control = msgspec.msgpack.Decoder(Control).decode
+decode_greeting = msgspec.msgpack.Decoder(Greeting).decode
 decode_message = msgspec.msgpack.Decoder(ChannelMessage).decode

@@ -40,7 +40,7 @@ def test_a_stream_from_start_to_end() -> None:
         digest = hashlib.sha256(b"abc").hexdigest()
         frames = reader.take()
         assert frames[:2] == [
-            Start("0", stream.id, "letters", 1_790_000_000, 7, 5),
+            Start("0", stream.id, "letters", 1_790_000_000, 7, 5, deterministic=True),
             Delta("3", 0, "abc", 3),
         ]
         end = frames[2]
@@ -50,6 +50,22 @@ def test_a_stream_from_start_to_end() -> None:
         assert reader.ended and reader.take() == []
         await settle()
         assert world.free()
+
+    live(test)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_the_start_frame_says_what_the_replica_is_wherever_it_is_read(deterministic: bool) -> None:
+    async def test(world: World) -> None:
+        world.generator.deterministic = deterministic
+        stream = await world.service.start(request("hello", seed=7))
+        world.generator.deterministic = not deterministic
+        world.generator.generations[0].sink.lost()
+        await settle()
+        world.generator.generations[1].say("abc", finish="length")
+        for service in (world.first.service, world.second.service):
+            start = (await rest(await service.resume(stream.id)))[0]
+            assert isinstance(start, Start) and start.deterministic is deterministic
 
     live(test)
 
@@ -238,6 +254,113 @@ def test_a_stream_that_no_replica_brings_on_ends_with_an_error() -> None:
         assert (stream.ending.cursor, stream.ending.error.code) == ("3", "generator_unavailable")
 
     live(test)
+
+
+def test_the_end_comes_within_the_wait_for_a_replica() -> None:
+    async def test(world: World) -> None:
+        stream = await world.service.start(request())
+        world.generator.generations[0].say("abc")
+        world.generator.refuse_next = 1000
+        world.generator.generations[0].sink.lost()
+        endings = []
+        for pause_s in (7.9, 0.2):
+            await world.clock.advance(pause_s)
+            endings.append(stream.ending)
+        assert endings[0] is None
+        assert isinstance(endings[1], Error) and endings[1].error.retryable
+
+    live(test)
+
+
+def test_a_stream_waits_for_room_however_long_it_takes() -> None:
+    async def test(world: World) -> None:
+        stream = await world.service.start(request())
+        world.generator.refusal = Overloaded("It is full.")
+        world.generator.generations[0].sink.lost()
+        await world.clock.advance(120)
+        assert stream.ending is None
+        world.generator.refusal = None
+        await world.clock.advance(2)
+        world.generator.generations[1].say("abc", finish="stop")
+        assert isinstance(stream.ending, End)
+
+    live(test)
+
+
+def test_a_stream_that_ends_while_it_waits_gives_its_place_back_at_once() -> None:
+    async def test(world: World) -> None:
+        stream = await world.service.start(request())
+        world.generator.refusal = Overloaded("It is full.")
+        world.generator.generations[0].sink.lost()
+        await world.clock.advance(10)
+        await world.service.cancel(stream.id)
+        await settle()
+        assert world.free()
+
+    live(test)
+
+
+@pytest.mark.parametrize("lost_how", ["after the acceptance", "before the acceptance"])
+def test_a_stream_that_kills_two_replicas_is_not_tried_on_a_third(lost_how: str) -> None:
+    async def test(world: World) -> None:
+        stream = await world.service.start(request())
+        world.generator.replica = "replica-2"
+        if lost_how == "before the acceptance":
+            world.generator.refusal = GeneratorUnavailable("The replica did not accept the job.")
+            world.generator.refusal.lost_replica = "replica-2"
+        world.generator.generations[0].sink.lost()
+        await settle()
+        if lost_how == "after the acceptance":
+            world.generator.generations[1].sink.lost()
+            await settle()
+        assert isinstance(stream.ending, Error)
+        error = stream.ending.error
+        assert (error.code, error.retryable) == ("generation_failed", False)
+        assert "2 replicas were lost" in error.message
+
+    live(test)
+
+
+def test_suspects_are_tried_in_turns_and_others_at_once() -> None:
+    async def test(world: World) -> None:
+        suspects = [await world.service.start(request()) for _ in range(3)]
+        proved = await world.service.start(request())
+        first = list(world.generator.generations)
+        first[3].say("ab")
+        world.generator.replica = "replica-2"
+        for generation in first:
+            generation.sink.lost()
+        await settle()
+        second = world.generator.generations[4:]
+        assert {generation.sink for generation in second} >= {proved} and len(second) == 2
+        trial = next(generation for generation in second if generation.sink is not proved)
+        trial.say("a")
+        await settle()
+        assert len(world.generator.generations) == 7
+        poison = world.generator.generations[6]
+        for generation in (*second, poison):
+            generation.sink.lost()
+        await settle()
+        assert len([stream for stream in suspects if stream.ending is not None]) == 1
+        world.generator.replica = "replica-3"
+        for _ in range(10):
+            for generation in world.generator.generations[7:]:
+                if generation.job.key in world.generator.running:
+                    generation.say("abc", finish="stop")
+            await world.clock.advance(1)
+        assert [type(stream.ending) for stream in (*suspects, proved)].count(End) == 3
+
+    live(test)
+
+
+def test_without_a_replica_new_requests_are_refused_at_once() -> None:
+    async def test(world: World) -> None:
+        world.tokenizer.refusal = Overloaded("the tokenizer was asked")
+        with pytest.raises(GeneratorUnavailable) as raised:
+            await world.service.start(request())
+        assert raised.value.retry_after_s == 1
+
+    live(test, capacity=0)
 
 
 def test_a_poison_request_fails_alone_and_is_not_tried_again() -> None:

@@ -22,7 +22,7 @@ TIMINGS = Timings(0.4, 9.1, 310.0, 183.9)
 
 
 def start() -> Start:
-    return Start("0", STREAM, "storyteller", 1790000000, 1234, 17)
+    return Start("0", STREAM, "storyteller", 1790000000, 1234, 17, deterministic=True)
 
 
 def usage(completion_tokens: int, cached_tokens: int = 0) -> Usage:

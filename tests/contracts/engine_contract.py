@@ -285,6 +285,75 @@ class EngineContract:
         engine.steer("a", 1, Steering("s1", [7]))
         assert list(self.run(engine, wait)) == [("a", 1, 1)]
 
+    @pytest.mark.parametrize("state", ["running", "paused", "waiting", "new"])
+    def test_a_choice_that_is_ended_is_silent_and_frees_what_it_has(self, state: str) -> None:
+        engine, wait = self.make()
+        made: Made = {}
+        if state == "waiting":
+            engine.add(self.job(2, n=2))
+        engine.add(self.job(1, n=3))
+        if state != "new":
+            self.run(engine, wait, made, steps=4)
+        if state == "paused":
+            engine.pause("a", 1)
+        before = engine.statistics()
+        tokens = len(self.tokens(made.get(("a", 1, 2), [])))
+        engine.end("a", 1, 2)
+        engine.end("a", 1, 2)
+        after = engine.statistics()
+        assert (
+            after.running + after.waiting + after.paused
+            == before.running + before.waiting + before.paused - 1
+        )
+        if state == "running":
+            assert tokens and after.kv_tokens_used < before.kv_tokens_used
+        assert engine.next_step_s() == 0
+        self.collect(made, engine.step())
+        last = made["a", 1, 2][-1]
+        assert (last.position, last.token_ids, last.finish, last.stop_token) == (tokens, [], "stop", None)
+        engine.resume("a", 1)
+        self.run(engine, wait, made)
+        whole = self.answer_of_three()
+        assert [self.tokens(made["a", 1, choice]) for choice in range(2)] == whole[:2]
+        assert self.tokens(made["a", 1, 2]) == whole[2][:tokens]
+        assert not engine.has_work
+        assert engine.statistics().kv_tokens_used == 0
+
+    def answer_of_three(self) -> list[list[int]]:
+        engine, wait = self.make()
+        engine.add(self.job(1, n=3))
+        made = self.run(engine, wait)
+        return [self.tokens(made["a", 1, choice]) for choice in range(3)]
+
+    def test_a_choice_that_is_ended_makes_room_and_the_last_one_ends_the_stream(self) -> None:
+        engine, wait = self.make()
+        engine.add(self.job(1, n=7))
+        self.run(engine, wait, steps=2)
+        for choice in (0, 6):
+            engine.end("a", 1, choice)
+        engine.add(self.job(2, n=2))
+        for choice in range(7):
+            engine.end("a", 1, choice)
+        self.run(engine, wait)
+        engine.add(self.job(1))
+        assert len(self.tokens(self.run(engine, wait)["a", 1, 0])) == 12
+        assert not engine.has_work
+
+    def test_an_end_that_comes_too_late_or_too_early_does_nothing(self) -> None:
+        engine, wait = self.make()
+        engine.end("a", 1, 0)
+        engine.add(self.job(1, n=2, generated=[[5], [6]], finished=[True, False]))
+        engine.end("a", 1, 0)
+        engine.end("a", 1, 2)
+        engine.end("b", 1, 1)
+        assert list(self.run(engine, wait)) == [("a", 1, 1)]
+        engine.end("a", 1, 1)
+        engine.add(self.job(2))
+        engine.end("a", 2, 0)
+        engine.abort("a", 2)
+        assert self.run(engine, wait) == {}
+        assert not engine.has_work
+
     def test_tokens_that_are_none_end_the_stream_with_an_error(self) -> None:
         engine, wait = self.make()
         engine.add(self.job(1, n=2))
@@ -309,6 +378,7 @@ class EngineContract:
         engine, _ = self.make()
         engine.steer("a", 1, Steering("s1", [7]))
         engine.abort("a", 1)
+        engine.end("a", 1, 0)
         engine.pause("a", 1)
         engine.resume("a", 1)
         assert not engine.has_work

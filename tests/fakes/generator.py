@@ -18,9 +18,11 @@ from app.schema.tokens import Edit, EngineFinish, Job, Steering, TokenBatch
 class FakeGeneration:
     """One accepted job. `say` feeds text to the stream as if an engine had sampled it."""
 
-    replica = "replica-1"
-
-    def __init__(self, job: Job, sink: TokenSink) -> None:
+    def __init__(
+        self, job: Job, sink: TokenSink, *, replica: str = "replica-1", deterministic: bool = True
+    ) -> None:
+        self.replica = replica
+        self.deterministic = deterministic
         self.job = job
         self.sink = sink
         self.calls: list[str] = []
@@ -32,6 +34,9 @@ class FakeGeneration:
 
     def resume(self) -> None:
         self.calls.append("resume")
+
+    def end(self, choice: int) -> None:
+        self.calls.append(f"end {choice}")
 
     def steer(self, steering: Steering) -> None:
         self.steerings.append(steering)
@@ -56,8 +61,10 @@ class FakeGenerator:
 
     def __init__(self, capacity: int = 8) -> None:
         self.capacity = capacity
+        self.deterministic = True
         self.refusal: ServiceError | None = None
         self.generations: list[FakeGeneration] = []
+        self.replica = "replica-1"
         self.refuse_next = 0
         self.hangs = False
         self.running: set[int] = set()
@@ -71,7 +78,7 @@ class FakeGenerator:
         if self.refuse_next:
             self.refuse_next -= 1
             raise GeneratorUnavailable("no replica answers")
-        generation = FakeGeneration(job, sink)
+        generation = FakeGeneration(job, sink, replica=self.replica, deterministic=self.deterministic)
         self.generations.append(generation)
         self.running.add(job.key)
         try:

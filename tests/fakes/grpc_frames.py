@@ -34,7 +34,13 @@ def to_frame(message: pb.Frame) -> Frame:
     if kind == "start":
         start = message.start
         return Start(
-            message.cursor, start.stream, start.model, start.created, start.seed, start.prompt_tokens
+            message.cursor,
+            start.stream,
+            start.model,
+            start.created,
+            start.seed,
+            start.prompt_tokens,
+            start.deterministic,
         )
     if kind == "end":
         return _to_end(message.cursor, message.end)

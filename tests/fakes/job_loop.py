@@ -12,10 +12,12 @@ class FakeJobLoop:
 
     def __init__(self, server: GeneratorServer) -> None:
         self.healthy = True
+        self.deterministic = True
         self.refusal: Exception | None = None
         self.jobs: dict[tuple[str, int], Job] = {}
         self.paused: set[tuple[str, int]] = set()
         self.controls: list[tuple[str, int]] = []
+        self.ended: list[tuple[int, int]] = []
         self.steerings: list[tuple[int, Steering]] = []
         self._server = server
         self._counts: dict[tuple[str, int, int], int] = {}
@@ -38,6 +40,9 @@ class FakeJobLoop:
     def resume(self, ingress: str, key: int) -> None:
         self.paused.discard((ingress, key))
         self.controls.append(("resume", key))
+
+    def end(self, ingress: str, key: int, choice: int) -> None:
+        self.ended.append((key, choice))
 
     def steer(self, ingress: str, key: int, steering: Steering) -> None:
         self.steerings.append((key, steering))

@@ -109,9 +109,10 @@ class FakeLinks(ReplicaLinks):
     def directory(self) -> ReplicaDirectory:
         return self._directory
 
-    def add(self, name: str) -> Replica:
+    def add(self, name: str, *, deterministic: bool = True) -> Replica:
         """Starts a replica and lists it."""
         replica = self.replicas[name] = Replica(name)
+        replica.engine.deterministic = deterministic
         self.directory.publish(self.replicas)
         return replica
 

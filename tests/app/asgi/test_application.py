@@ -115,7 +115,7 @@ def test_a_native_stream_to_the_byte() -> None:
             response.content
             == (
                 f'id: {stream_id}:0\ndata: {{"type":"start","cursor":"0","stream":"{stream_id}","model":"letters",'
-                f'"created":1790000000,"seed":5,"prompt_tokens":2}}\n\n'
+                f'"created":1790000000,"seed":5,"prompt_tokens":2,"deterministic":true}}\n\n'
                 f'id: {stream_id}:2\ndata: {{"type":"delta","cursor":"2","index":0,"text":"ok","tokens":2}}\n\n'
                 f'id: {stream_id}:2:end\ndata: {{"type":"end","cursor":"2",'
                 '"choices":[{"index":0,"finish_reason":"length","stop_reason":null}],'
@@ -162,6 +162,7 @@ def test_a_chat_stream_to_the_byte() -> None:
             {"prompt": "hi", "stream": False},
             {
                 "choices": [{"index": 0, "text": "ok", "finish_reason": "length", "stop_reason": None}],
+                "deterministic": True,
                 "cursor": "2",
             },
         ),
@@ -365,11 +366,15 @@ def test_models() -> None:
             "object": "model",
             "created": 1790000000,
             "owned_by": "tests",
+            "deterministic": True,
             "sampling_defaults": msgspec.to_builtins(SamplingDefaults()),
         }
         second = {**first, "id": "org/more"}
         assert (await world.client.get("/v1/models")).json() == {"object": "list", "data": [first, second]}
         assert (await world.client.get("/v1/models/letters")).json() == first
+        world.generator.deterministic = False
+        assert (await world.client.get("/v1/models/letters")).json() == {**first, "deterministic": False}
+        world.generator.deterministic = True
         assert (await world.client.get("/v1/models/org/more")).json() == second
         check_error(await world.post("/v1/streams", {"prompt": "hi"}), 400, "invalid_request", "model")
 

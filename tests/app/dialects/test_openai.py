@@ -299,6 +299,7 @@ def test_models() -> None:
         vocab_size=4096,
         tokenizer_json="{}",
         has_chat_template=True,
+        deterministic=True,
         sampling_defaults=SamplingDefaults(temperature=0.6, top_k=20),
     )
     shown = {
@@ -306,6 +307,7 @@ def test_models() -> None:
         "object": "model",
         "created": 1790000000,
         "owned_by": "simulated",
+        "deterministic": True,
         "sampling_defaults": {
             "temperature": 0.6,
             "top_p": 1.0,

@@ -255,6 +255,30 @@ def test_any_way_of_feeding_and_reading_gives_the_same_text(data: st.DataObject)
     live(test)
 
 
+def test_a_choice_that_a_stop_string_ends_is_ended_in_the_engine() -> None:
+    def test() -> None:
+        stream = stream_of(request(stop=("x",), n=3))
+        generation = FakeGeneration.__new__(FakeGeneration)
+        generation.calls = []
+        feed(stream, "abx", 0)  # before the acceptance
+        stream.accept(generation)
+        assert generation.calls == ["end 0"]
+        feed(stream, "ab", 0, 1)
+        feed(stream, "cx", 2, 1)
+        feed(stream, "more", 4, 1)
+        feed(stream, "more", 3, 0)
+        feed(stream, "", 7, 0, "stop")
+        assert generation.calls == ["end 0", "end 1"]
+        feed(stream, "abcdx", 0, 2)
+        assert generation.calls == ["end 0", "end 1"], "the whole job is over"
+        assert isinstance(stream.ending, End)
+        assert [choice.finish_reason for choice in stream.ending.choices] == ["stop"] * 3
+        assert [choice.stop_reason for choice in stream.ending.choices] == ["x"] * 3
+        assert stream.ending.usage.completion_tokens == 3 + 4 + 5
+
+    live(test)
+
+
 def test_generation_pauses_for_a_reader_that_is_a_window_behind_and_goes_on_when_it_reads() -> None:
     def test() -> None:
         stream = stream_of(request())

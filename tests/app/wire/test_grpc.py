@@ -93,6 +93,10 @@ EXPECTED: list[tuple[Frame, bytes]] = [
         Start("0", "st_1", "m", 1790000000, -1, 17),
         b"\n\x010\x12\x1c\n\x04st_1\x12\x01m\x18\x80\xf7\xc4\xd5\x06 \xff\xff\xff\xff\xff\xff\xff\xff\xff\x01(\x11",
     ),
+    (
+        Start("0", "", "", 0, 0, 0, deterministic=True),
+        b"\n\x010\x12\x020\x01",
+    ),
     (Delta("3", 0, "Once", 1), b"\n\x013\x1a\x08\x12\x04Once\x18\x01"),
     (Delta("5", 0, "No", 2, steered=True), b"\n\x015\x1a\x08\x12\x02No\x18\x020\x01"),
     (

@@ -47,7 +47,7 @@ BUSY = error_reply(Overloaded("Later."))
         (
             Addressed(start(), STREAM),
             '{"type":"start","cursor":"0","stream":"st_0123456789abcdef","model":"storyteller",'
-            '"created":1790000000,"seed":1234,"prompt_tokens":17}',
+            '"created":1790000000,"seed":1234,"prompt_tokens":17,"deterministic":true}',
         ),
         (
             Addressed(Delta("3", 1, "a\u2028é", 2), STREAM),

@@ -66,6 +66,9 @@ class CommandedEngine:
             raise RuntimeError("the engine broke")
         self.streams.pop((ingress, key), None)
 
+    def end(self, ingress: str, key: int, choice: int) -> None:
+        self.note(f"end {choice}", ingress, key)
+
     def pause(self, ingress: str, key: int) -> None:
         self.note("pause", ingress, key)
         self.paused.add((ingress, key))
@@ -300,10 +303,18 @@ def test_commands_are_obeyed_in_order_and_before_the_next_step() -> None:
         desk.loop.pause("a", 1)
         desk.loop.resume("a", 1)
         desk.loop.steer("a", 1, Steering("s", [7]))
+        desk.loop.end("a", 1, 2)
         desk.loop.abort("a", 1)
         await desk.next()
-        await until(lambda: len(desk.engine.calls) == 5)
-        assert [call[0] for call in desk.engine.calls] == ["add", "pause", "resume", "steer s", "abort"]
+        await until(lambda: len(desk.engine.calls) == 6)
+        assert [call[0] for call in desk.engine.calls] == [
+            "add",
+            "pause",
+            "resume",
+            "steer s",
+            "end 2",
+            "abort",
+        ]
         await until(lambda: desk.loop.statistics().running == 0)
         assert desk.delivered.empty()
 

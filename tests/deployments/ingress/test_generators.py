@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from app.schema.tokens import Steering, TokenBatch
@@ -17,6 +18,18 @@ from tests.fakes.loop import run
 class BrokenSink(Sink):
     def feed(self, batch: TokenBatch) -> None:
         raise RuntimeError("a bug in a stream")
+
+
+class Choices(Sink):
+    """For jobs of several choices: keeps which have ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[int] = []
+
+    def feed(self, batch: TokenBatch) -> None:
+        if batch.finish:
+            self.ends.append(batch.choice)
 
 
 def test_tokens_of_a_job_reach_its_sink() -> None:
@@ -47,6 +60,27 @@ def test_capacity_follows_the_replicas() -> None:
             calls.directory.publish(["a"])
             await settle()
             assert client.capacity == 8 and client.channels == {"a"}
+
+    run(main())
+
+
+def test_what_the_replicas_say_of_themselves() -> None:
+    async def main() -> None:
+        async with serving() as (calls, client):
+            said = [client.deterministic]
+            for name, deterministic in (("a", True), ("b", False)):
+                calls.add(name, deterministic=deterministic)
+                await settle()
+                said.append(client.deterministic)
+            assert said == [False, True, False]
+            for name, expected in (("a", True), ("b", False)):
+                calls.directory.publish([name])
+                async with client.open(job(1), Sink()) as generation:
+                    assert generation.deterministic is expected
+            del calls.replicas["a"]
+            calls.kill("b", ConnectionError())
+            await settle()
+            assert client.capacity == 0 and not client.deterministic
 
     run(main())
 
@@ -284,21 +318,40 @@ def test_what_is_put_in_arrives_in_order_and_is_not_lost() -> None:
     run(main())
 
 
+def test_the_end_of_a_choice_arrives_unless_the_engine_was_faster() -> None:
+    async def main() -> None:
+        async with serving("a", "b") as (calls, client):
+            begun = msgspec.structs.replace(job(1, n=3), finished=[True, False, False])
+            async with client.open(begun, Choices()) as generation:
+                engine = calls.replicas[generation.replica].engine
+                for choice in range(2):
+                    generation.end(choice)
+                calls.control_failures = 2
+                await asyncio.sleep(5)
+                assert engine.ended == [(1, 1)]
+                engine.step(finish="stop")
+                await settle()
+                generation.end(2)
+                await settle()
+                assert engine.ended == [(1, 1)]
+            async with client.open(job(2, n=2), Choices()) as generation:
+                calls.kill(generation.replica, ConnectionError())
+                generation.end(0)
+                await settle()
+            assert all((2, 0) not in replica.engine.ended for replica in calls.replicas.values())
+
+    run(main())
+
+
 def test_several_choices_end_with_the_last() -> None:
     async def main() -> None:
         async with serving("a") as (calls, client):
             replica = calls.replicas["a"]
-            ends: list[int] = []
-
-            class Choices(Sink):
-                def feed(self, batch: TokenBatch) -> None:
-                    if batch.finish:
-                        ends.append(batch.choice)
-
-            async with client.open(job(1, n=3), Choices()):
+            sink = Choices()
+            async with client.open(job(1, n=3), sink):
                 replica.engine.step(finish="stop")
                 await settle()
-                assert ends == [0, 1, 2] and replica.server.jobs == 0
+                assert sink.ends == [0, 1, 2] and replica.server.jobs == 0
 
     run(main())
 

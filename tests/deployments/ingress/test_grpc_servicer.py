@@ -97,6 +97,7 @@ def test_the_frames_of_a_stream() -> None:
         frames = await servicer.generate(ask(), context)
         start = await anext(frames)
         assert (start.cursor, start.start.seed, start.start.prompt_tokens) == ("0", 1, 2)
+        assert start.start.deterministic
         letters.generation.say("ab")
         letters.generation.say("c")
         delta = await anext(frames)  # what was ready together comes together

@@ -90,6 +90,7 @@ def test_the_frames_are_those_of_json() -> None:
             "created": 1_790_000_000,
             "seed": 1,
             "prompt_tokens": 2,
+            "deterministic": True,
         }
         assert delta == {"type": "delta", "cursor": "3", "index": 0, "text": "abc", "tokens": 3}
         assert end["choices"] == [{"index": 0, "finish_reason": "length", "stop_reason": None}]

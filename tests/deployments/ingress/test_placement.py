@@ -137,8 +137,9 @@ def test_a_job_that_may_have_been_taken_is_taken_nowhere_else(error: Exception) 
             other = calls.add("b")
             await settle()
             next(call for call in replica.calls if call.kind == "generate").fail(error)
-            with pytest.raises(GeneratorUnavailable):
+            with pytest.raises(GeneratorUnavailable) as caught:
                 await opening
+            assert caught.value.lost_replica == "a"
             assert not other.engine.jobs and client.jobs == 0
 
     run(main())
@@ -194,8 +195,9 @@ def test_a_replica_that_can_not_be_called_is_said_at_once() -> None:
         async with serving("a") as (calls, client):
             calls.breaking.add("a")
             began_s = asyncio.get_running_loop().time()
-            with pytest.raises(GeneratorUnavailable):
+            with pytest.raises(GeneratorUnavailable) as caught:
                 await _open(client, Sink())
+            assert caught.value.lost_replica is None
             assert client.jobs == 0 and asyncio.get_running_loop().time() == began_s
 
     run(main())

@@ -125,8 +125,8 @@ class Producer:
     async def start(self, request: GenerationRequest, owner: str, idempotency: Idempotency | None) -> Stream:
         """Starts a stream; returns it when a generator has accepted it and the stream store has its record.
 
-        Raises the `ServiceError` that prevents it, or `StartedBefore`. A caller that is cancelled leaves nothing, or a stream
-        that its last reader has left.
+        Where a first replica must start, no generator has accepted it yet. Raises the `ServiceError` that prevents it, or
+        `StartedBefore`. A caller that is cancelled leaves nothing, or a stream that its last reader has left.
         """
         opening = Opening()
         life = self._tasks.start(self._live(request, owner, idempotency, opening))
@@ -151,9 +151,13 @@ class Producer:
                 record = await self._encoded(request, owner, model)
                 stream = self.stream_of(record, model)
                 async with self._errors_end(stream):
-                    async with self._attempt(stream, model):
+                    if model.generator.asleep:
+                        # The caller gets its stream, so that its readers get heartbeats while the replica starts.
                         await self._announce(stream, idempotency, opening)
-                        await stream.settled()
+                    else:
+                        async with self._attempt(stream, model):
+                            await self._announce(stream, idempotency, opening)
+                            await stream.settled()
                     await self._further_attempts(stream, model, fruitless=0 if any(stream.counts) else 1)
             await self._conclude(stream)
         except (ServiceError, StartedBefore) as error:
@@ -247,6 +251,9 @@ class Producer:
         """Attempts until the stream has its ending, or another process the lease. `fruitless` of them brought no token so far."""
         backoff = Backoff(FIRST_RETRY_S, LAST_RETRY_S, sleep=self._clock.sleep)
         while stream.ending is None and stream.produced_here:
+            if model.generator.asleep:
+                await self._replica_started(stream, model)
+                continue
             if fruitless > 1:
                 await backoff.pause()
             counts = stream.counts
@@ -261,6 +268,19 @@ class Producer:
             else:
                 fruitless = 0
                 backoff.reset()
+
+    async def _replica_started(self, stream: Stream, model: Model) -> None:
+        """Returns when a replica takes jobs, or the stream needs none any more. Raises `GeneratorUnavailable`."""
+        waking = asyncio.ensure_future(model.generator.wake())
+        settled = asyncio.ensure_future(stream.settled())
+        try:
+            await asyncio.wait((waking, settled), return_when=asyncio.FIRST_COMPLETED)
+            if waking.done():
+                waking.result()
+        finally:
+            waking.cancel()
+            settled.cancel()
+            await asyncio.gather(waking, settled, return_exceptions=True)
 
     async def _conclude(self, stream: Stream) -> None:
         """Returns when the stream store has the ending. From then on readers are served from there."""

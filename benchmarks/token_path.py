@@ -51,6 +51,7 @@ class Accepting:
 
     replica = "replica"
     capacity = 10_000
+    asleep = False
 
     def __init__(self) -> None:
         self.sinks: dict[int, TokenSink] = {}
@@ -60,6 +61,7 @@ class Accepting:
         self.sinks[job.key] = sink
         yield self
 
+    async def wake(self) -> None: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def steer(self, steering: Steering) -> None: ...

@@ -105,7 +105,21 @@ class Generator(Protocol):
 
     @property
     def capacity(self) -> int:
-        """Sequences that all known replicas together can run or hold waiting; 0 while there is none."""
+        """Sequences that all known replicas together can run or hold waiting, or the first one that is started; 0 while there is
+        none.
+        """
+        ...
+
+    @property
+    def asleep(self) -> bool:
+        """Whether there is no replica because nobody needed one. `wake` starts one."""
+        ...
+
+    async def wake(self) -> None:
+        """Has a replica started, and returns when it takes jobs. Only for a generator that may be asleep.
+
+        Raises `GeneratorUnavailable` when that takes too long.
+        """
         ...
 
     @property

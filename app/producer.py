@@ -123,8 +123,8 @@ class Producer:
     async def start(self, request: GenerationRequest, owner: str, idempotency: Idempotency | None) -> Stream:
         """Starts a stream; returns it when a generator has accepted it and the stream store has its record.
 
-        Raises the `ServiceError` that prevents it, or `StartedBefore`. A caller that is cancelled leaves nothing, or a stream
-        that its last reader has left.
+        Where a first replica must start, no generator has accepted it yet. Raises the `ServiceError` that prevents it, or
+        `StartedBefore`. A caller that is cancelled leaves nothing, or a stream that its last reader has left.
         """
         opening = Opening()
         life = self._tasks.start(self._live(request, owner, idempotency, opening))
@@ -149,11 +149,16 @@ class Producer:
                 record = await self._encoded(request, owner, model)
                 stream = self.stream_of(record, model)
                 async with self._errors_end(stream):
-                    async with self._attempt(stream, model) as generation:
-                        replica = generation.replica
-                        stream.begin(deterministic=generation.deterministic)
+                    replica = None
+                    if model.generator.asleep:
+                        # The caller gets its stream, so that its readers get heartbeats while the replica starts.
                         await self._announce(stream, idempotency, opening)
-                        await stream.settled()
+                    else:
+                        async with self._attempt(stream, model) as generation:
+                            replica = generation.replica
+                            stream.begin(deterministic=generation.deterministic)
+                            await self._announce(stream, idempotency, opening)
+                            await stream.settled()
                     await self._further_attempts(stream, model, lost=replica)
             await self._conclude(stream)
         except (ServiceError, StartedBefore) as error:
@@ -259,6 +264,9 @@ class Producer:
             pause_s = recovery.lost(lost, tokens=any(stream.counts), on_trial=False)
             await _pause(stream, self._clock.sleep(pause_s))
         while stream.goes_on():
+            if model.generator.asleep:
+                await _pause(stream, model.generator.wake())
+                continue
             if recovery.suspected and trials.running is not None:
                 await _pause(stream, trials.running.over.wait())
                 continue
@@ -374,10 +382,13 @@ class Producer:
 
 
 async def _pause(stream: Stream, wait: Coroutine[object, object, object]) -> None:
-    """Returns after `wait`, or as soon as the stream needs no further attempt."""
+    """Returns after `wait`, or as soon as the stream needs no further attempt. Raises what `wait` raises."""
     waits = [asyncio.ensure_future(wait), asyncio.ensure_future(stream.settled())]
     try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for each in done:
+            each.result()
     finally:
         for each in waits:
             each.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+DelaySeconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Section(BaseModel):
@@ -27,10 +28,12 @@ class ModelSettings(_Section):
 
     `prefill_chunk_ms`: the time for which one step reads prompts, while the running streams wait; `prefill_chunk_tokens` bounds
     it. `accept_timeout_s`: a replica that has not taken a job by then is passed over. `step_timeout_s`: a replica whose engine
-    makes no progress for longer, not by one layer of a step, is unhealthy. `threads`: those of the CPU in each replica; auto is
-    the cores of the machine shared among the generator replicas, and 1 for a small model. `sampling_defaults`: whether requests
-    get what they leave out from the model's generation_config.json. `control_tokens_in_messages`: whether names of control
-    tokens in the content of a message are plain text or those tokens.
+    makes no progress for longer, not by one layer of a step, is unhealthy. With `min_replicas: 0` there may be no replica; a
+    request then waits up to `start_timeout_s` for one. The number of replicas grows when more have been wanted for
+    `upscale_delay_s`, and shrinks when fewer have been for `downscale_delay_s`. `threads`: those of the CPU in each replica;
+    auto is the cores of the machine shared among the generator replicas, and 1 for a small model. `sampling_defaults`: whether
+    requests get what they leave out from the model's generation_config.json. `control_tokens_in_messages`: whether names of
+    control tokens in the content of a message are plain text or those tokens.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] = (
@@ -52,8 +55,11 @@ class ModelSettings(_Section):
     accept_timeout_s: Seconds = 3
     step_timeout_s: Seconds = 3
     threads: Literal["auto"] | PositiveInt = "auto"
-    min_replicas: PositiveInt = 1
+    min_replicas: Annotated[int, Field(ge=0)] = 1
     max_replicas: PositiveInt = 2
+    start_timeout_s: Seconds = 300
+    upscale_delay_s: DelaySeconds = 10
+    downscale_delay_s: DelaySeconds = 300
     cpus_per_replica: Annotated[float, Field(gt=0)] = 1.0
     gpus_per_replica: Annotated[float, Field(gt=0)] = 1.0
     tokenizer_replicas: PositiveInt = 1

@@ -52,6 +52,7 @@ class Accepting:
     replica = "replica"
     capacity = 10_000
     deterministic = True
+    asleep = False
 
     def __init__(self) -> None:
         self.sinks: dict[int, TokenSink] = {}
@@ -61,6 +62,7 @@ class Accepting:
         self.sinks[job.key] = sink
         yield self
 
+    async def wake(self) -> None: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def end(self, choice: int) -> None: ...

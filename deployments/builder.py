@@ -19,9 +19,8 @@ from deployments.tokenizer.deployment import Tokenizer
 
 ROUTER = {"request_router_class": "deployments.ingress.router.ReplicaRouter"}
 BACKPRESSURE = {"status_code": 503, "retry_after_s": 1}
-UTILISATION = 0.7
-"""Share of a generator's places in the batch that is in use when Serve's autoscaling is content."""
-SEQUENCES_POLICY = "deployments.generator.autoscaling:sequences_policy"
+ENGINE_POLICY = "deployments.generator.autoscaling:engine_policy"
+LOOK_BACK_S = 11
 INGRESS_ONGOING = 4096
 INGRESS_QUEUED = 256
 DRAIN_MARGIN_S = 10
@@ -102,8 +101,11 @@ def _scale(model: ModelSettings) -> dict[str, Any]:
         "autoscaling_config": {
             "min_replicas": model.min_replicas,
             "max_replicas": model.max_replicas,
-            "target_ongoing_requests": UTILISATION * model.max_running_sequences,
-            "policy": {"policy_function": SEQUENCES_POLICY},
+            "upscale_delay_s": model.upscale_delay_s,
+            "downscale_delay_s": model.downscale_delay_s,
+            "policy": {"policy_function": ENGINE_POLICY},
+            # A call that waited for a first replica counts for so long. Serve warns of less than 10.
+            "look_back_period_s": LOOK_BACK_S,
         }
     }
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from app.schema.sampling import SamplingParams
 from app.schema.tokens import Job, TokenBatch
 from deployments.engine.config import EngineConfig
+from deployments.engine.job_choice import longest_wait_s
 from deployments.engine.model_runner import ModelRunner
 from deployments.engine.prefill_budget import PrefillBudget
 from deployments.engine.protocol import EngineStatistics, Outputs
@@ -59,7 +60,7 @@ class TransformersEngine(StreamEngine[Sequence]):
         self._runner.progress = lambda: self.progress()
         super().__init__(
             config,
-            Scheduler(config, self._runner.kv_cache),
+            Scheduler(config, self._runner.kv_cache, clock),
             vocab_size=self._runner.vocab_size,
             max_model_len_tokens=self._runner.max_model_len_tokens,
             end_ids=model_end_ids(model) if end_ids is None else end_ids,
@@ -96,6 +97,7 @@ class TransformersEngine(StreamEngine[Sequence]):
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
             paused=len(scheduler.paused),
+            queue_s=longest_wait_s(scheduler.waiting, self._clock()),
             kv_tokens_used=kv_cache.used_tokens,
             kv_tokens_total=kv_cache.total_tokens,
             steps=self._steps,

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from app.schema.tokens import EngineFinish, Job
+
+
+def longest_wait_s(waiting: Iterable[JobChoice], now_s: float) -> float:
+    """How long the choice has waited that has waited longest; 0 when there is none."""
+    return max((now_s - choice.queued_s for choice in waiting), default=0.0)
 
 
 class JobChoice:
@@ -10,10 +17,11 @@ class JobChoice:
 
     `position` is the number of generated tokens, and so the number of the next one; `last_token` is the id of the
     latest. With `max_tokens` generated tokens the sequence ends, because of the request or the context length. No
-    token up to number `steered` ends it, because a steering placed tokens there.
+    token up to number `steered` ends it, because a steering placed tokens there. `queued_s` is the time, by the clock of its
+    engine, at which it began to wait for its place.
     """
 
-    __slots__ = ("choice", "ingress", "key", "max_tokens", "prompt_length", "sampling", "steered")
+    __slots__ = ("choice", "ingress", "key", "max_tokens", "prompt_length", "queued_s", "sampling", "steered")
 
     def __init__(self, job: Job, choice: int, max_model_len_tokens: int) -> None:
         self.ingress = job.ingress
@@ -23,6 +31,7 @@ class JobChoice:
         self.prompt_length = len(job.prompt)
         self.max_tokens = min(job.sampling.max_tokens, max_model_len_tokens - len(job.prompt))
         self.steered = job.steered[choice] if job.steered else 0
+        self.queued_s = 0.0
 
     @property
     def position(self) -> int:

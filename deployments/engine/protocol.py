@@ -23,11 +23,15 @@ class UnsupportedModel(Exception):
 
 
 class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Sequences by state, key-value memory in tokens, and counts since the start."""
+    """Sequences by state, key-value memory in tokens, and counts since the start.
+
+    `queue_s`: how long the sequence has waited that has waited longest; 0 when none waits.
+    """
 
     running: int
     waiting: int
     paused: int
+    queue_s: float
     kv_tokens_used: int
     kv_tokens_total: int
     steps: int

@@ -9,7 +9,9 @@ again later.
 
 from __future__ import annotations
 
+import time
 from bisect import insort
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -42,13 +44,16 @@ class Scheduler:
     """`waiting` and `running` are ordered by age. A sequence with an extent is in one of the three lists.
 
     `waiting` sequences may hold an extent (they were paused), `paused` ones too; that is what is taken back
-    first. `chunk_tokens`: the prompt tokens of the next step, which the engine may set.
+    first. `chunk_tokens`: the prompt tokens of the next step, which the engine may set. `clock` gives seconds.
     """
 
-    def __init__(self, config: EngineConfig, kv_cache: KVCache) -> None:
+    def __init__(
+        self, config: EngineConfig, kv_cache: KVCache, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._max_running = config.max_running_sequences
         self.chunk_tokens = config.prefill_chunk_tokens
         self._kv_cache = kv_cache
+        self._clock = clock
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.paused: list[Sequence] = []
@@ -60,6 +65,7 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Puts a sequence into the queue, where its age belongs."""
         sequence.state = State.WAITING
+        sequence.queued_s = self._clock()
         insort(self.waiting, sequence, key=_by_age)
 
     def remove(self, sequence: Sequence, scrub: bool = False) -> None:

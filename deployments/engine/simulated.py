@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from app.schema.tokens import Job, Steering, TokenBatch, TokenLogprob
 from deployments.engine.config import EngineConfig
-from deployments.engine.job_choice import JobChoice
+from deployments.engine.job_choice import JobChoice, longest_wait_s
 from deployments.engine.protocol import EngineStatistics, Outputs
 from deployments.engine.randomness import mix, mix_all
 from deployments.engine.stream_engine import StreamEngine
@@ -129,6 +129,7 @@ class Pace:
         return len(self.waiting) + len(self.starting) + len(self.running) + len(self.paused)
 
     def add(self, sequence: SimulatedSequence) -> None:
+        sequence.queued_s = self._clock()
         self.waiting.append(sequence)
 
     def remove(self, sequence: SimulatedSequence, scrub: bool = False) -> None:
@@ -158,7 +159,7 @@ class Pace:
     def resume(self, sequence: SimulatedSequence) -> None:
         if sequence in self.paused:
             self.paused.remove(sequence)
-            self.waiting.append(sequence)
+            self.add(sequence)
 
     def admit(self) -> None:
         """Gives free places to waiting sequences. One that had started before its pause goes on with the next tick."""
@@ -249,6 +250,7 @@ class SimulatedEngine(StreamEngine[SimulatedSequence]):
             running=len(pace.starting) + len(pace.running),
             waiting=len(pace.waiting),
             paused=len(pace.paused),
+            queue_s=longest_wait_s(pace.waiting, self._clock()),
             kv_tokens_used=pace.used_tokens,
             kv_tokens_total=self._kv_cache_tokens,
             steps=self._steps,

@@ -14,7 +14,7 @@ from deployments.engine.config import EngineConfig
 from deployments.engine.loop import EngineLoop
 from deployments.engine.simulated import SimulatedEngine
 from deployments.engine.threads import Threads
-from deployments.generator.autoscaling import SEQUENCES
+from deployments.generator.autoscaling import Load
 from deployments.generator.server import GeneratorServer
 from deployments.model.files import load_tokenizer, model_path, printable_token_ids, read_end_ids
 
@@ -56,6 +56,7 @@ class Generator(GeneratorServer):
 
     def __init__(self, settings: ModelSettings, replicas: int = 1) -> None:
         super().__init__(settings.sequences_per_replica)
+        self._places = settings.max_running_sequences
         self._engine_loop = EngineLoop(
             build_engine(settings, replicas), self.deliver, step_timeout_s=settings.step_timeout_s
         )
@@ -66,7 +67,7 @@ class Generator(GeneratorServer):
         """The encoded `LinkAddress` on which jobs are started, channels opened and controls sent."""
         return await self.link.address(ray.util.get_node_ip_address())
 
-    async def statistics(self) -> dict[str, int]:
+    async def statistics(self) -> dict[str, float]:
         """The engine's statistics, the open `generate` calls as `jobs`, and the process id."""
         return {
             **msgspec.structs.asdict(self._engine_loop.statistics()),
@@ -75,9 +76,15 @@ class Generator(GeneratorServer):
         }
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Called by Serve, for `deployments.generator.autoscaling`: the places in use, paused sequences included."""
+        """Called by Serve, for `deployments.generator.autoscaling`."""
         statistics = self._engine_loop.statistics()
-        return {SEQUENCES: statistics.running + statistics.waiting + statistics.paused}
+        sequences = statistics.running + statistics.waiting + statistics.paused
+        load = Load(
+            places=sequences / self._places,
+            memory=statistics.kv_tokens_used / statistics.kv_tokens_total,
+            queue_s=statistics.queue_s,
+        )
+        return load._asdict()
 
     def check_health(self) -> None:
         """Called by Serve. Raises when the replica should be replaced."""

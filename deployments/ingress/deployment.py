@@ -26,6 +26,7 @@ from app.service import GenerationService
 from app.settings import Settings
 from app.streams.store import StreamStore
 from app.streams.store_bounds import StoreBounds
+from deployments.ingress.cold_start import cold_start_of
 from deployments.ingress.generators import GeneratorClient
 from deployments.ingress.grpc_servicer import CallContext, GenerationServicer
 from deployments.ingress.handles import Fields, HandleCalls
@@ -71,6 +72,7 @@ class Ingress:
                 sequences_per_replica=model.sequences_per_replica,
                 accept_timeout_s=model.accept_timeout_s,
                 silence_timeout_s=settings.streams.stall_timeout_s,
+                cold_start=cold_start_of(handle, model.start_timeout_s) if model.min_replicas == 0 else None,
             )
             tokenizer = TokenizerClient(self._link(tokenizers[model.name]))
             models[model.name] = Model(model, tokenizer, generator)

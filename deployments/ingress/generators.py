@@ -20,6 +20,7 @@ from app.schema.tokens import Job, TokenBatch
 from deployments.ingress.attempt import Attempt
 from deployments.ingress.call_failure import RETRY_AFTER_S
 from deployments.ingress.channel import ChannelClient
+from deployments.ingress.cold_start import ColdStart
 from deployments.ingress.controls import ControlSender
 from deployments.ingress.replica_links import ReplicaLinks
 from deployments.ingress.replicas import ReplicaDirectory
@@ -33,7 +34,7 @@ class GeneratorClient:
     """The generator deployment of one model. Lives on one event loop: `start` it there, and `close` it.
 
     A job waits up to `accept_timeout_s` for an open channel, and as long again for a replica to accept it. A replica whose
-    channel has no message for `silence_timeout_s` is lost.
+    channel has no message for `silence_timeout_s` is lost. With a `cold_start` there may be no replica while nobody asks.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class GeneratorClient:
         sequences_per_replica: int,
         accept_timeout_s: float,
         silence_timeout_s: float,
+        cold_start: ColdStart | None = None,
     ) -> None:
+        self._cold_start = cold_start
         self._links = links
         self._directory = directory
         self._ingress = ingress
@@ -61,7 +64,13 @@ class GeneratorClient:
 
     @property
     def capacity(self) -> int:
-        return len(self._directory.answering) * self._sequences_per_replica
+        """See `app.ports.Generator.capacity`."""
+        return (1 if self.asleep else len(self._directory.answering)) * self._sequences_per_replica
+
+    @property
+    def asleep(self) -> bool:
+        """See `app.ports.Generator.asleep`."""
+        return self._cold_start is not None and not self._directory.replicas
 
     @property
     def jobs(self) -> int:
@@ -89,6 +98,17 @@ class GeneratorClient:
         self._controls.close()
         for channel in channels:
             await channel.closed()
+
+    async def wake(self) -> None:
+        """See `app.ports.Generator.wake`."""
+        assert self._cold_start is not None
+        # Replicas that drain are not listed any more.
+        await self._cold_start.wait(
+            lambda: any(
+                channel.is_open and channel.replica in self._directory.replicas
+                for channel in self._channels.values()
+            )
+        )
 
     @asynccontextmanager
     async def open(self, job: Job, sink: TokenSink) -> AsyncIterator[Attempt]:

@@ -435,3 +435,21 @@ class EngineContract:
         assert (statistics.running, statistics.waiting, statistics.paused) == (0, 0, 0)
         assert statistics.generated_tokens == 60
         assert statistics.failed_steps == 0
+
+    def test_the_queue_is_as_old_as_its_oldest_sequence(self) -> None:
+        engine, wait = self.make()
+        engine.add(self.job(1, n=4))
+        self.run(engine, wait, steps=3)
+        wait(2.0)
+        engine.add(self.job(2))
+        engine.pause("a", 2)
+        wait(3.0)
+        engine.resume("a", 2)
+        assert engine.statistics().waiting == 2
+        assert 5.0 <= engine.statistics().queue_s < 65.0
+        engine.abort("a", 1)
+        engine.add(self.job(3, n=4))
+        wait(1.0)
+        assert 1.0 <= engine.statistics().queue_s < 61.0
+        self.run(engine, wait)
+        assert engine.statistics().queue_s == 0

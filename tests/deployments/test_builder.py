@@ -11,7 +11,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from app.settings import Settings
 from deployments.builder import build_app
-from deployments.generator.autoscaling import sequences_policy
+from deployments.generator.autoscaling import engine_policy
 
 BUILDER: Any = build_app
 CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
@@ -138,13 +138,14 @@ def test_nothing_queues_without_bound() -> None:
 def test_autoscaling_follows_the_model() -> None:
     models = [
         {"name": "one", "min_replicas": 2, "max_replicas": 2},
-        {"name": "two", "min_replicas": 1, "max_replicas": 4},
+        {"name": "two", "min_replicas": 0, "max_replicas": 4, "upscale_delay_s": 3, "downscale_delay_s": 7},
     ]
     built = deployments(Settings.model_validate({"models": models}))
     assert built["Generator:one"].num_replicas == 2
     scaling = built["Generator:two"]._deployment_config.autoscaling_config
-    assert (scaling.min_replicas, scaling.max_replicas) == (1, 4)
-    assert scaling.policy.get_policy().__name__ == sequences_policy.__name__
+    assert (scaling.min_replicas, scaling.max_replicas) == (0, 4)
+    assert (scaling.upscale_delay_s, scaling.downscale_delay_s) == (3, 7)
+    assert scaling.policy.get_policy().__name__ == engine_policy.__name__
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,10 @@ class FakeGeneration:
 
 
 class FakeGenerator:
-    """Implements `app.ports.Generator`. `refusal` is raised instead of accepting; with `hangs` it never answers."""
+    """Implements `app.ports.Generator`. `refusal` is raised instead of accepting; with `hangs` it never answers.
+
+    While `asleep`, those who `wake` it wait for `woken`, whose exception they get.
+    """
 
     def __init__(self, capacity: int = 8) -> None:
         self.capacity = capacity
@@ -68,6 +71,18 @@ class FakeGenerator:
         self.refuse_next = 0
         self.hangs = False
         self.running: set[int] = set()
+        self.asleep = False
+        self.woken: asyncio.Future[None] | None = None
+        self.waking = 0
+
+    async def wake(self) -> None:
+        assert self.woken is not None
+        self.waking += 1
+        try:
+            await asyncio.shield(self.woken)
+            self.asleep = False
+        finally:
+            self.waking -= 1
 
     @asynccontextmanager
     async def open(self, job: Job, sink: TokenSink) -> AsyncIterator[FakeGeneration]:

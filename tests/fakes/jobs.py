@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from app.schema.sampling import SamplingParams
 from app.schema.tokens import Job, TokenBatch
+from deployments.ingress.cold_start import ColdStart
 from deployments.ingress.generators import GeneratorClient
 from tests.fakes.clock import settle
 from tests.fakes.links import FakeLinks
@@ -38,7 +39,9 @@ def job(key: int, n: int = 1) -> Job:
 
 
 @asynccontextmanager
-async def serving(*replicas: str) -> AsyncIterator[tuple[FakeLinks, GeneratorClient]]:
+async def serving(
+    *replicas: str, cold_start: ColdStart | None = None
+) -> AsyncIterator[tuple[FakeLinks, GeneratorClient]]:
     calls = FakeLinks()
     for replica in replicas:
         calls.add(replica)
@@ -49,6 +52,7 @@ async def serving(*replicas: str) -> AsyncIterator[tuple[FakeLinks, GeneratorCli
         sequences_per_replica=8,
         accept_timeout_s=ACCEPT_TIMEOUT_S,
         silence_timeout_s=SILENCE_TIMEOUT_S,
+        cold_start=cold_start,
     )
     client.start()
     await settle()

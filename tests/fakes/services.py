@@ -44,7 +44,8 @@ class Ingress:
         self.running = asyncio.ensure_future(self.service.run())
 
     def free(self) -> bool:
-        return self.model.admission.sequences == 0 and not self.generator.running
+        idle = not self.generator.running and not self.generator.waking
+        return idle and self.model.admission.sequences == 0
 
     async def die(self) -> None:
         """Stops as a process does: without a word to anybody."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,8 +100,12 @@ def make_model(name: str = "llama") -> PreTrainedModel:
     return model
 
 
-def make_engine(config: EngineConfig = CONFIG, end_ids: frozenset[int] = frozenset()) -> TransformersEngine:
-    return TransformersEngine(make_model(), config, end_ids=end_ids)
+def make_engine(
+    config: EngineConfig = CONFIG,
+    end_ids: frozenset[int] = frozenset(),
+    clock: Callable[[], float] = time.monotonic,
+) -> TransformersEngine:
+    return TransformersEngine(make_model(), config, end_ids=end_ids, clock=clock)
 
 
 def greedy(max_tokens: int = 12, **changes: Any) -> SamplingParams:

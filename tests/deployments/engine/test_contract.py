@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from deployments.engine.config import EngineConfig
@@ -13,7 +14,13 @@ from tests.deployments.engine.harness import make_engine
 
 class TestTransformersEngine(EngineContract):
     def make(self, config: EngineConfig = CONFIG) -> tuple[Engine, Callable[[float], None]]:
-        return make_engine(config), lambda _: None
+        passed_s = 0.0
+
+        def wait(duration_s: float) -> None:
+            nonlocal passed_s
+            passed_s += duration_s
+
+        return make_engine(config, clock=lambda: time.monotonic() + passed_s), wait
 
 
 class TestSimulatedEngine(EngineContract):

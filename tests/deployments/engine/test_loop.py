@@ -111,6 +111,7 @@ class CommandedEngine:
             running=len(self.streams),
             waiting=0,
             paused=len(self.paused),
+            queue_s=0.0,
             kv_tokens_used=0,
             kv_tokens_total=0,
             steps=0,

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from app.schema.tokens import Steering, TokenBatch
+from deployments.ingress.cold_start import ColdStart
 from deployments.ingress.generators import GeneratorClient
 from deployments.messages.generation import BEAT_S
 from tests.fakes.clock import settle
@@ -81,6 +82,31 @@ def test_what_the_replicas_say_of_themselves() -> None:
             calls.kill("b", ConnectionError())
             await settle()
             assert client.capacity == 0 and not client.deterministic
+
+    run(main())
+
+
+def test_without_a_replica_there_is_room_for_what_the_first_one_takes() -> None:
+    async def main() -> None:
+        async with serving(cold_start=ColdStart(asyncio.Event().wait, 60)) as (calls, client):
+            assert (client.asleep, client.capacity) == (True, 8)
+            waking = asyncio.create_task(client.wake())
+            await asyncio.sleep(20)
+            assert not waking.done()
+            calls.add("a")
+            await waking
+            assert (client.asleep, client.capacity) == (False, 8)
+            async with client.open(job(1), Sink()) as generation:
+                assert generation.replica == "a"
+                # A replica that drains keeps its channel, and takes nothing.
+                calls.directory.publish([])
+                await settle()
+                assert (client.asleep, client.channels) == (True, frozenset("a"))
+                waking = asyncio.create_task(client.wake())
+                await asyncio.sleep(20)
+                assert not waking.done()
+                calls.add("b")
+                await waking
 
     run(main())
 

@@ -126,6 +126,7 @@ class ExtentStep:
         for chunk in self.ordered:
             extent = chunk.sequence.extent
             assert extent is not None and chunk.end <= extent.capacity
+            extent.is_finite = False  # until a sample shows it
             ids += chunk.sequence.tokens[chunk.start : chunk.end]
             positions += range(chunk.start, chunk.end)
             offsets += [extent.offset] * chunk.count

@@ -126,7 +126,7 @@ class TransformersEngine(StreamEngine[Sequence]):
             began_s = self._clock()
             self._runner.forward([Chunk(sequence, 0, 1)])
         duration_s = self._clock() - began_s
-        self._runner.kv_cache.free(sequence.extent, scrub=True)
+        self._runner.kv_cache.free(sequence.extent)
         return duration_s
 
     # The step.
@@ -196,6 +196,10 @@ class TransformersEngine(StreamEngine[Sequence]):
         self.progress()
         for chunk in chunks:
             chunk.sequence.computed = chunk.end
+        for sequence, sample in zip(sequences, samples, strict=True):
+            # Each token is attended to by the next ones, so a number that is not finite would have come through to the logits.
+            assert sequence.extent is not None
+            sequence.extent.is_finite = sample.token is not None
         prompt_tokens = sum(chunk.count for chunk in chunks if chunk.count > 1)
         decode_tokens = sum(chunk.count == 1 for chunk in chunks)
         self._prefill_budget.record(prompt_tokens, decode_tokens, self._clock() - began_s)
@@ -209,7 +213,7 @@ class TransformersEngine(StreamEngine[Sequence]):
         self._failed_steps += 1
         try:
             for sequence in failed:
-                self._scheduler.release(sequence, scrub=True)
+                self._scheduler.release(sequence)
             self._has_worked = self._runner.works()
         except Exception:
             logger.exception("the engine can't find out whether the model works")

@@ -23,19 +23,24 @@ _SLABS_WANTED = 16
 
 @dataclass(slots=True, eq=False)
 class Extent:
-    """`capacity` tokens that start at token `offset` of the memory. `offset` is a multiple of `capacity`."""
+    """`capacity` tokens that start at token `offset` of the memory. `offset` is a multiple of `capacity`.
+
+    `is_finite`: all that was written to it is known to be finite.
+    """
 
     offset: int
     capacity: int
+    is_finite: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """The contents of `tokens` tokens have to be copied from one offset to another."""
+    """The contents of `tokens` tokens have to be copied from one offset to another. `is_finite` as of an extent."""
 
     source: int
     destination: int
     tokens: int
+    is_finite: bool = True
 
 
 @dataclass(slots=True)
@@ -103,7 +108,7 @@ class ExtentAllocator:
         if last is extent:
             return None
         size.extents[size.extents.index(extent)] = last
-        move = Move(last.offset, extent.offset, extent.capacity)
+        move = Move(last.offset, extent.offset, extent.capacity, last.is_finite)
         last.offset = extent.offset
         return move
 

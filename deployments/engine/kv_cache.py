@@ -3,8 +3,8 @@ extents.
 
 An extent holds (heads, capacity, dim), so that extents of one size that lie side by side are the rows of one view
 (rows, heads, capacity, dim), where `heads` counts key-value heads and `dim` is the dimension of a key or of a value. All
-memory is taken at the start. It is zeroed at the start, and when a sequence that made non-finite numbers leaves,
-because masked positions are still multiplied by zero and zero times NaN is NaN.
+memory is taken at the start. What is free in it is always finite, because masked positions are still multiplied by zero and zero
+times NaN is NaN: it is zeroed at the start, and wherever something leaves a place that is not known to be finite.
 """
 
 from __future__ import annotations
@@ -103,22 +103,33 @@ class KVCache:
             self.copy(extent, larger, used, overlapping=True)
         return larger
 
-    def free(self, extent: Extent, scrub: bool = False) -> None:
-        """Takes `extent` back, zeroed first if `scrub`. Another extent may move into its place."""
-        if scrub:
-            for layer in self.layers:
-                for tensor in layer.rows(extent.offset, extent.capacity):
-                    tensor.zero_()
+    def free(self, extent: Extent) -> None:
+        """Takes `extent` back. Another extent may move into its place."""
+        self._leave(extent)
         move = self._allocator.free(extent)
         if move is not None:
-            source = Extent(move.source, move.tokens)
+            source = Extent(move.source, move.tokens, move.is_finite)
             self.copy(source, Extent(move.destination, move.tokens), move.tokens)
+            self._leave(source)
+
+    def _leave(self, extent: Extent) -> None:
+        """Zeroes what is not known to be finite. In float16 a key may be infinite and leave no trace in the logits."""
+        for layer in self.layers:
+            if not extent.is_finite or layer.keys.dtype == torch.float16:
+                for tensor in layer.rows(extent.offset, extent.capacity):
+                    tensor.zero_()
 
     def copy(self, source: Extent, destination: Extent, tokens: int, overlapping: bool = False) -> None:
-        """Copies the first `tokens` tokens of one extent to another; `overlapping` if they may share memory."""
+        """Copies the first `tokens` tokens of one extent to another; `overlapping` if they may share memory, and the first is
+        given up.
+        """
+        destination.is_finite = destination.is_finite and source.is_finite
         for layer in self.layers:
             old_rows = layer.rows(source.offset, source.capacity)
             new_rows = layer.rows(destination.offset, destination.capacity)
             for old, new in zip(old_rows, new_rows, strict=True):
                 kept = old[:, :, :tokens]
-                new[:, :, :tokens] = kept.clone() if overlapping else kept
+                if overlapping:
+                    kept = kept.clone()
+                    old.zero_()
+                new[:, :, :tokens] = kept

@@ -228,7 +228,7 @@ class ModelRunner:
         finally:
             for sequence in sequences:
                 if sequence.extent is not None:
-                    self.kv_cache.free(sequence.extent, scrub=True)
+                    self.kv_cache.free(sequence.extent)
         return [torch.cat(parts) for parts in logits]
 
 

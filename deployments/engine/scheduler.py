@@ -68,13 +68,13 @@ class Scheduler:
         sequence.queued_s = self._clock()
         insort(self.waiting, sequence, key=_by_age)
 
-    def remove(self, sequence: Sequence, scrub: bool = False) -> None:
+    def remove(self, sequence: Sequence) -> None:
         """Forgets a sequence and frees its memory. Does nothing for one that is gone."""
         if sequence.state is State.GONE:
             return
         self._list_of(sequence).remove(sequence)
         sequence.state = State.GONE
-        self.release(sequence, scrub)
+        self.release(sequence)
 
     def clear(self) -> None:
         """Forgets all sequences and takes all memory back, without a touch of the device."""
@@ -203,10 +203,10 @@ class Scheduler:
                     return True
         return False
 
-    def release(self, sequence: Sequence, scrub: bool = False) -> None:
+    def release(self, sequence: Sequence) -> None:
         """Takes the memory of a sequence; what was computed of it is lost."""
         if sequence.extent is not None:
-            self._kv_cache.free(sequence.extent, scrub)
+            self._kv_cache.free(sequence.extent)
             sequence.extent = None
         sequence.computed = 0
 

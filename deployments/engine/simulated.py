@@ -132,7 +132,7 @@ class Pace:
         sequence.queued_s = self._clock()
         self.waiting.append(sequence)
 
-    def remove(self, sequence: SimulatedSequence, scrub: bool = False) -> None:
+    def remove(self, sequence: SimulatedSequence) -> None:
         if sequence in self.paused:
             self.paused.remove(sequence)
         elif sequence in self.waiting:

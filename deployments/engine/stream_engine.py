@@ -34,8 +34,8 @@ class SequenceScheduler(Protocol[S_contra]):
 
     def add(self, sequence: S_contra) -> None: ...
 
-    def remove(self, sequence: S_contra, scrub: bool = False) -> None:
-        """Frees the place and the memory of a sequence; `scrub` if what it computed may not be finite."""
+    def remove(self, sequence: S_contra) -> None:
+        """Frees the place and the memory of a sequence."""
         ...
 
     def clear(self) -> None:
@@ -231,4 +231,4 @@ class StreamEngine(Generic[S]):
         if not stream.sequences:
             del self._streams[name]
         outputs.setdefault(sequence.ingress, []).append(batch)
-        self._scheduler.remove(sequence, scrub=batch.finish == "error")
+        self._scheduler.remove(sequence)

@@ -81,14 +81,68 @@ def test_growing_in_a_full_memory_changes_nothing() -> None:
     assert [contents(cache, extent, 128) for extent in extents] == [{float(n)} for n in range(8)]
 
 
-def test_scrubbing_leaves_zeros_and_spares_the_neighbours() -> None:
+def place_nan(cache: KVCache, tokens: int) -> Extent:
+    extent = place(cache, tokens, float("nan"))
+    extent.is_finite = False
+    return extent
+
+
+def free_memory_is_finite(cache: KVCache) -> bool:
+    """When only finite extents are left."""
+    return all(bool(t.isfinite().all()) for layer in cache.layers for t in (layer.keys, layer.values))
+
+
+def test_an_extent_that_may_not_be_finite_leaves_zeros_and_spares_its_neighbours() -> None:
     cache = make_cache()
-    first, last = place(cache, 100, float("nan")), place(cache, 100, 2.0)
-    cache.free(last, scrub=True)
-    cache.free(first, scrub=True)
-    again = cache.allocate(100)
-    assert again is not None
-    assert contents(cache, again, 128) == {0.0}
+    bad, neighbour = place_nan(cache, 100), place(cache, 100, 2.0)
+    cache.free(bad)
+    assert contents(cache, neighbour, 128) == {2.0}
+    assert free_memory_is_finite(cache)
+
+
+def test_an_extent_that_may_not_be_finite_leaves_zeros_where_it_moved_from() -> None:
+    cache = make_cache()
+    first, bad = place(cache, 100, 1.0), place_nan(cache, 100)
+    cache.free(first)
+    assert bad.offset == 0 and not bad.is_finite
+    fill(cache, bad, 0.0)
+    assert free_memory_is_finite(cache)
+
+
+def test_an_extent_that_may_not_be_finite_leaves_zeros_where_it_grew() -> None:
+    cache = make_cache()
+    larger = cache.grow(place_nan(cache, 100), 100, 300)
+    assert larger is not None and not larger.is_finite
+    fill(cache, larger, 0.0)
+    assert free_memory_is_finite(cache)
+
+
+def test_an_extent_that_may_not_be_finite_leaves_zeros_where_it_grew_over_its_own_place() -> None:
+    cache = make_cache(2048)
+    extents = [place(cache, 512, 1.0), place_nan(cache, 512), place(cache, 512, 1.0), place(cache, 512, 1.0)]
+    for extent in extents[2:]:
+        cache.free(extent)
+    place(cache, 1024, 9.0)
+    cache.free(extents[0])
+    larger = cache.grow(extents[1], 256, 513)
+    assert larger is not None and not larger.is_finite
+    cache.free(larger)
+    assert free_memory_is_finite(cache)
+
+
+def test_a_copy_of_what_may_not_be_finite_may_not_be_finite() -> None:
+    cache = make_cache()
+    bad, copy = place_nan(cache, 100), place(cache, 100, 2.0)
+    cache.copy(bad, copy, 50)
+    for extent in (bad, copy):
+        cache.free(extent)
+    assert free_memory_is_finite(cache)
+
+
+def test_in_float16_every_place_is_zeroed() -> None:
+    cache = KVCache([LayerShape(2, 4, 3, torch.float16)], 4096, 1024, torch.device("cpu"))
+    cache.free(place(cache, 100, float("inf")))
+    assert free_memory_is_finite(cache)
 
 
 def test_a_copy_takes_the_first_tokens_to_another_size() -> None:

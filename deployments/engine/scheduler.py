@@ -1,10 +1,14 @@
 """Which sequences take part in a step, and with how many tokens.
 
-Rules: every running sequence that is past its prompt gets its next token in every step. Beside that a step
-takes up to `chunk_tokens` tokens of prompts and steerings, the oldest first, shared by several sequences where
-they fit. Sequences get memory as they need it. When it is full, the memory of idle sequences is taken first. Then the
-youngest running sequence is preempted: it loses its keys and values, waits in the order of its age, and is computed
-again later.
+Rules: every running sequence that is past its prompt gets its next token in every step. Beside that a step takes up to
+`chunk_tokens` tokens of prompts and steerings. The oldest of them gets at least half; the others come from the shortest to the
+longest, so that a short prompt does not wait for a long one and the long one is not starved. A sequence that is resumed and kept
+its keys gets a token in the next step; if the batch is full, the youngest waits in its place.
+
+Sequences get memory as they need it. One that finds none is passed by others, `MOST_PASSES` times. When the memory is full, that
+of idle sequences is taken first. Then the youngest running sequence is preempted: it loses its keys and values, waits in the
+order of its age, and is computed again later. Who is computed again must earn the next pause: what is computed again is at most
+`COMPUTED_PER_TOKEN` times what is generated.
 """
 
 from __future__ import annotations
@@ -18,6 +22,10 @@ from operator import attrgetter
 from deployments.engine.config import EngineConfig
 from deployments.engine.kv_cache import KVCache
 from deployments.engine.sequence import Sequence, State
+
+MOST_PASSES = 32
+COMPUTED_PER_TOKEN = 16
+LEAST_TOKENS_PAID = 16
 
 _by_age = attrgetter("arrival")
 
@@ -87,14 +95,21 @@ class Scheduler:
         self._kv_cache.reset()
 
     def pause(self, sequence: Sequence) -> None:
-        """Takes the sequence out of the batch or the queue. It keeps its memory until another sequence needs it."""
-        if sequence.state in (State.RUNNING, State.WAITING):
+        """Takes the sequence out of the batch or the queue. It keeps its memory until another sequence needs it.
+
+        One whose tokens had to be computed again goes on until that has paid: a reader that pauses after each token would have
+        all of them computed for each.
+        """
+        if sequence.state is State.RUNNING and sequence.position < sequence.paid_from:
+            sequence.pause_asked = True
+        elif sequence.state in (State.RUNNING, State.WAITING):
             self._list_of(sequence).remove(sequence)
             sequence.state = State.PAUSED
             insort(self.paused, sequence, key=_by_age)
 
     def resume(self, sequence: Sequence) -> None:
         """Puts a paused sequence back into the queue, where its age belongs."""
+        sequence.pause_asked = False
         if sequence.state is State.PAUSED:
             self.paused.remove(sequence)
             self.add(sequence)
@@ -103,28 +118,62 @@ class Scheduler:
         """The chunks of the next step, none only when nothing waits or runs. Every chunk's extent has room
         for it.
         """
+        for sequence in list(self.running):
+            if sequence.pause_asked and sequence.position >= sequence.paid_from:
+                sequence.pause_asked = False
+                self.pause(sequence)
+        self._readmit()
         preemptions = self.preemptions
         chunks, budget = self._schedule_running(self.chunk_tokens)
         if self.preemptions == preemptions:
-            self._admit(chunks, budget)
-        return chunks
+            budget = self._admit(chunks, budget)
+            self._spend(chunks, budget)
+        # One that was preempted may have had its chunk already.
+        return [chunk for chunk in chunks if chunk.sequence.state is State.RUNNING]
 
     # Running sequences.
 
-    def _schedule_running(self, budget: int) -> tuple[list[Chunk], int]:
-        """The next token of each sequence that is through its tokens, and up to `budget` tokens of the others;
-        what is left of the budget.
+    def _readmit(self) -> None:
+        """Lets those run that wait for nothing but their next token."""
+        for sequence in list(self.waiting):
+            if sequence.extent is None or sequence.remaining > 1:
+                continue
+            if len(self.running) >= self._max_running:
+                if self.running[-1].arrival < sequence.arrival:
+                    return
+                self.add(self.running.pop())
+            self._run(sequence)
 
-        The oldest first, so that a sequence that is preempted has no chunk yet.
+    def _schedule_running(self, budget: int) -> tuple[list[Chunk], int]:
+        """The next token of each sequence that is through its tokens, and of the others up to `budget` tokens: the oldest gets up
+        to half, what is left goes to the shortest. And the budget that is left.
         """
         chunks: list[Chunk] = []
         for sequence in list(self.running):
-            remaining = sequence.remaining
-            count = 1 if remaining == 1 else min(remaining, budget)
+            if sequence.remaining == 1 and sequence.state is State.RUNNING and self._make_room(sequence, 1):
+                chunks.append(Chunk(sequence, sequence.computed, 1))
+        reading = [sequence for sequence in self.running if sequence.remaining > 1]
+        for sequence in reading[:1] + sorted(reading[1:], key=attrgetter("remaining")):
+            most = -(-budget // 2) if sequence is reading[0] else budget
+            count = min(sequence.remaining, most)
             if count and sequence.state is State.RUNNING and self._make_room(sequence, count):
                 chunks.append(Chunk(sequence, sequence.computed, count))
-                budget -= count if remaining > 1 else 0
+                budget -= count
         return chunks, budget
+
+    def _spend(self, chunks: list[Chunk], budget: int) -> None:
+        """Lets the oldest prompt have what nobody else has taken of the budget, if there is memory for it."""
+        place = next((place for place, chunk in enumerate(chunks) if chunk.sequence.remaining > 1), None)
+        if place is None or not budget:
+            return
+        chunk = chunks[place]
+        sequence, extent = chunk.sequence, chunk.sequence.extent
+        assert extent is not None
+        count = min(sequence.remaining, chunk.count + budget)
+        grown = self._kv_cache.grow(extent, sequence.computed, sequence.computed + count)
+        if grown is not None:
+            sequence.extent = grown
+            chunks[place] = Chunk(sequence, sequence.computed, count)
 
     def _make_room(self, sequence: Sequence, count: int) -> bool:
         """Room for `count` more tokens of a running sequence. False when it was itself the youngest and had to
@@ -148,10 +197,12 @@ class Scheduler:
 
     # Waiting sequences.
 
-    def _admit(self, chunks: list[Chunk], budget: int) -> None:
+    def _admit(self, chunks: list[Chunk], budget: int) -> int:
+        """Lets waiting sequences run, the oldest first, while there are places, memory and budget. Returns what is left of it."""
+        passed: list[Sequence] = []
         for sequence in list(self.waiting):
             if budget <= 0 or len(self.running) >= self._max_running:
-                return
+                break
             if sequence.extent is None and any(
                 sibling.state is State.RUNNING and sibling.computed < sibling.prompt_length - 1
                 for sibling in sequence.siblings
@@ -159,13 +210,23 @@ class Scheduler:
                 # Another choice of the stream computes the prompt, which this one then copies.
                 continue
             if not self._place(sequence):
-                return
-            self.waiting.remove(sequence)
-            sequence.state = State.RUNNING
-            insort(self.running, sequence, key=_by_age)
+                if sequence.passed >= MOST_PASSES:
+                    break
+                passed.append(sequence)
+                continue
+            for other in passed:
+                other.passed += 1
+            sequence.passed = 0
+            self._run(sequence)
             count = min(sequence.remaining, budget)
             chunks.append(Chunk(sequence, sequence.computed, count))
             budget -= count
+        return budget
+
+    def _run(self, sequence: Sequence) -> None:
+        self.waiting.remove(sequence)
+        sequence.state = State.RUNNING
+        insort(self.running, sequence, key=_by_age)
 
     def _place(self, sequence: Sequence) -> bool:
         """Gives a sequence memory for all its tokens: what it kept through a pause, or else new memory, filled with its
@@ -188,6 +249,9 @@ class Scheduler:
             shared = min(donor.computed, sequence.prompt_length, len(sequence.tokens) - 1)
             self._kv_cache.copy(donor.extent, extent, shared)
             sequence.computed = shared
+        if sequence.position:
+            tokens = max(sequence.remaining // COMPUTED_PER_TOKEN, LEAST_TOKENS_PAID)
+            sequence.paid_from = sequence.position + tokens
         return True
 
     # Memory.

@@ -22,10 +22,22 @@ class Sequence(JobChoice):
 
     `tokens` is the prompt and what was generated; the first `computed` of them have keys and values in
     `extent`. `arrival` orders sequences by age, also after a preemption. `siblings` are the choices of the
-    same stream, itself among them.
+    same stream, itself among them. `passed`: how many younger ones got memory while it found none. `pause_asked`: it is to be
+    paused when it has `paid_from` generated tokens.
     """
 
-    __slots__ = ("arrival", "computed", "counts", "extent", "siblings", "state", "tokens")
+    __slots__ = (
+        "arrival",
+        "computed",
+        "counts",
+        "extent",
+        "paid_from",
+        "passed",
+        "pause_asked",
+        "siblings",
+        "state",
+        "tokens",
+    )
 
     def __init__(self, job: Job, choice: int, max_model_len_tokens: int, arrival: int) -> None:
         super().__init__(job, choice, max_model_len_tokens)
@@ -36,6 +48,9 @@ class Sequence(JobChoice):
         self.extent: Extent | None = None
         self.state = State.WAITING
         self.siblings: list[Sequence] = [self]
+        self.passed = 0
+        self.paid_from = 0
+        self.pause_asked = False
         self.counts = TokenCounts.for_request(job.sampling, job.prompt, generated)
 
     @property

@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from deployments.engine.engine import TransformersEngine
-from tests.deployments.engine.harness import CONFIG, answer_all, finish_all, greedy, make_job, make_model
+from tests.deployments.engine.harness import (
+    CONFIG,
+    Answers,
+    answer_all,
+    finish_all,
+    greedy,
+    make_job,
+    make_model,
+)
 
 BAD_TOKEN = 150
 SMALL = msgspec.structs.replace(
@@ -25,8 +33,10 @@ NEIGHBOURS = [
 
 def make_poisoned_engine() -> TransformersEngine:
     model = make_model()
+    embeddings = model.get_input_embeddings()
+    assert isinstance(embeddings, torch.nn.Embedding)
     with torch.no_grad():
-        model.get_input_embeddings().weight[BAD_TOKEN] = float("nan")  # as an overflow makes it
+        embeddings.weight[BAD_TOKEN] = float("nan")  # as an overflow makes it
     return TransformersEngine(model, SMALL, end_ids=frozenset())
 
 
@@ -92,7 +102,7 @@ def end_with_an_error(engine: TransformersEngine) -> None:
     ],
 )
 def test_a_place_is_finite_for_whoever_gets_it_next(leave: Callable[[TransformersEngine], None]) -> None:
-    alone = {}
+    alone: Answers = {}
     for job in NEIGHBOURS:
         alone |= answer_all(make_poisoned_engine(), [job])
     engine = make_poisoned_engine()

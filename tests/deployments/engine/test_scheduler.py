@@ -10,7 +10,7 @@ from app.schema.sampling import SamplingParams
 from app.schema.tokens import Job
 from deployments.engine.config import EngineConfig
 from deployments.engine.kv_cache import KVCache
-from deployments.engine.scheduler import Chunk, Scheduler
+from deployments.engine.scheduler import COMPUTED_PER_TOKEN, MOST_PASSES, Chunk, Scheduler
 from deployments.engine.sequence import Sequence, State
 
 
@@ -269,3 +269,131 @@ def step(scheduler: Scheduler, chunk_tokens: int) -> None:
     for sequence in list(scheduler.running):
         if len(sequence.tokens) >= 512:
             scheduler.remove(sequence)
+
+
+def test_a_resumed_sequence_gets_its_token_in_the_next_step_of_a_long_prompt() -> None:
+    scheduler, _ = make_scheduler()
+    [first] = add(scheduler, 10)
+    run(scheduler.schedule())
+    scheduler.pause(first)
+    scheduler.add(make_sequence(400, 1))
+    run(scheduler.schedule())
+    scheduler.resume(first)
+    assert counts(scheduler.schedule())[0] == 1
+
+
+def test_a_resumed_sequence_takes_the_place_of_the_youngest_which_keeps_its_memory() -> None:
+    scheduler, _ = make_scheduler(max_running_sequences=2)
+    first, second, third = add(scheduler, 5, 5, 5)
+    run(scheduler.schedule())
+    scheduler.pause(first)
+    run(scheduler.schedule())
+    assert third in scheduler.running
+    scheduler.resume(first)
+    chunks = scheduler.schedule()
+    assert counts(chunks) == {0: 1, 1: 1}
+    assert third in scheduler.waiting and third.extent is not None and third.computed == 5
+    run(chunks)
+    # The younger one does not push out an older one.
+    assert counts(scheduler.schedule()) == {0: 1, 1: 1}
+    scheduler.remove(second)
+    assert counts(scheduler.schedule()) == {0: 1, 2: 1}
+    assert scheduler.preemptions == 0
+
+
+def test_a_reader_that_pauses_after_each_token_has_not_everything_computed_for_each() -> None:
+    """Another stream takes its memory in every pause."""
+    scheduler, _ = make_scheduler(kv_cache_tokens=512, prefill_chunk_tokens=512)
+    [slow] = add(scheduler, 300)
+    computed = 0
+    for turn in range(200):
+        scheduler.resume(slow)
+        chunks = scheduler.schedule()
+        computed += sum(chunk.count for chunk in chunks if chunk.sequence is slow)
+        run(chunks)
+        scheduler.pause(slow)
+        if slow.state is State.PAUSED:
+            greedy = make_sequence(300, 100 + turn)
+            scheduler.add(greedy)
+            run(scheduler.schedule())
+            assert slow.extent is None
+            scheduler.remove(greedy)
+    assert slow.position > 100
+    assert computed < 300 + (COMPUTED_PER_TOKEN + 5) * slow.position
+
+
+def test_a_pause_that_was_put_off_happens_or_is_forgotten() -> None:
+    scheduler, _ = make_scheduler(prefill_chunk_tokens=512)
+    [sequence] = add(scheduler, 100)
+    run(scheduler.schedule())
+    scheduler.pause(sequence)
+    scheduler.release(sequence)
+    scheduler.resume(sequence)
+    run(scheduler.schedule())
+    scheduler.pause(sequence)
+    assert sequence in scheduler.running
+    scheduler.resume(sequence)
+    for _ in range(30):
+        run(scheduler.schedule())
+    scheduler.release(sequence)
+    scheduler.pause(sequence)
+    assert sequence in scheduler.paused
+    scheduler.resume(sequence)
+    run(scheduler.schedule())
+    scheduler.pause(sequence)
+    for _ in range(30):
+        run(scheduler.schedule())
+    assert sequence in scheduler.paused and sequence.position == 32 + 16
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
+    scheduler, _ = make_scheduler()
+    add(scheduler, 400)
+    run(scheduler.schedule())
+    scheduler.add(make_sequence(3, 1))
+    chunks = scheduler.schedule()
+    assert counts(chunks) == {0: 61, 1: 3}
+    run(chunks)
+
+
+def test_the_oldest_prompt_gets_half_of_the_budget_whatever_comes_after_it() -> None:
+    scheduler, _ = make_scheduler(max_running_sequences=8)
+    [long] = add(scheduler, 400)
+    run(scheduler.schedule())
+    arrival = 1
+    while long.remaining > 1:
+        for _ in range(3):
+            scheduler.add(make_sequence(40, arrival))
+            arrival += 1
+        chunks = scheduler.schedule()
+        assert sum(chunk.count for chunk in chunks if chunk.count > 1) <= 64
+        assert counts(chunks)[0] >= min(32, long.remaining)
+        run(chunks)
+        for sequence in list(scheduler.running):
+            if sequence.position > 1:
+                scheduler.remove(sequence)
+    assert arrival < 3 * 12 + 2
+
+
+def test_short_ones_pass_a_long_one_that_finds_no_memory_but_not_forever() -> None:
+    scheduler, _ = make_scheduler(kv_cache_tokens=1024, prefill_chunk_tokens=512, max_running_sequences=100)
+    holder = make_sequence(450, 0)
+    long = make_sequence(500, 2)
+    for sequence in (holder, make_sequence(100, 1), long):
+        scheduler.add(sequence)
+    for _ in range(3):
+        run(scheduler.schedule())
+    assert long.state is State.WAITING and len(scheduler.running) == 2
+    passed = 0
+    for arrival in range(3, 100):
+        short = make_sequence(20, arrival)
+        scheduler.add(short)
+        run(scheduler.schedule())
+        if short.state is State.WAITING:
+            break
+        passed += 1
+        scheduler.remove(short)
+    assert passed == MOST_PASSES
+    scheduler.remove(holder)
+    assert counts(scheduler.schedule())[2] > 1
+    assert long.passed == 0

@@ -14,6 +14,8 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 
+import msgspec
+
 from app.admission import Quota
 from app.auth import NOBODY
 from app.backoff import Backoff
@@ -28,8 +30,8 @@ from app.errors import (
 )
 from app.model import Model
 from app.models import Models
-from app.ports import Clock, Generation, TokenSink
-from app.recovery import Recovery, Trials
+from app.ports import Clock, Generation
+from app.recovery import Recovery, Trial, Trials
 from app.schema.requests import GenerationRequest
 from app.settings import Settings
 from app.streams.audience import Audience
@@ -230,14 +232,18 @@ class Producer:
 
     @asynccontextmanager
     async def _attempt(
-        self, stream: Stream, model: Model, sink: TokenSink | None = None
+        self, stream: Stream, model: Model, trial: Trial | None = None
     ) -> AsyncIterator[Generation]:
         """An attempt that a generator has accepted: it generates from the tokens so far. Raises as `Generator.open` does.
 
-        `sink` takes the tokens in place of the stream.
+        A `trial` takes the tokens on their way to the stream.
         """
         job = stream.job(self._name, next(self._job_keys))
-        async with model.generator.open(job, sink or stream) as generation:
+        if trial is not None and not stream.readers.paused:
+            job = msgspec.structs.replace(job, on_trial=True)
+        elif trial is not None:
+            trial.end()  # it will not be computed for now
+        async with model.generator.open(job, trial or stream) as generation:
             stream.accept(generation)
             yield generation
 
@@ -276,8 +282,6 @@ class Producer:
                 try:
                     async with self._attempt(stream, model, trial) as generation:
                         lost = generation.replica
-                        if trial is not None and stream.readers.paused:
-                            trial.end()  # it will not be computed for now
                         await stream.settled()
                 except (GeneratorUnavailable, Overloaded) as error:
                     failure = error

@@ -3,7 +3,8 @@
 A replica may die because of one of its streams, and its other streams have lost it just as well. What tells them apart is what
 they were doing: a request that kills a replica as soon as it is computed has no token of it. So a stream that got no token of
 the replica that it lost is suspected. Suspects are tried in turns, each until its first token. A suspect whose second replica is
-lost in its turn is given up. The others lose no more than time, whatever they had to do with it.
+lost in its turn is given up. The others lose no more than time, whatever they had to do with it. A
+replica takes one job on trial at a time, so suspects of several processes don't meet there.
 """
 
 from __future__ import annotations
@@ -15,14 +16,12 @@ from contextlib import contextmanager
 from app.backoff import Backoff
 from app.errors import GenerationFailed, GeneratorUnavailable, Overloaded
 from app.ports import Clock, TokenSink
-from app.schema.tokens import TokenBatch
+from app.schema.tokens import TRIAL_S, TokenBatch
 from app.settings import StreamsSettings
 
 MAX_KILLED_REPLICAS = 2
 FIRST_RETRY_S = 0.25
 LAST_RETRY_S = 1.5
-TRIAL_S = 30.0
-"""A suspect that has waited for so long for its first token, for a place in a full batch perhaps, lets the next one try."""
 
 
 class Recovery:

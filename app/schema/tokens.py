@@ -13,6 +13,9 @@ import msgspec
 
 from app.schema.sampling import SamplingParams
 
+TRIAL_S = 30.0
+"""A job on trial that has waited for so long for its first token, for a place in a full batch perhaps, lets the next one try."""
+
 EngineFinish = Literal["stop", "length", "error"]
 
 
@@ -22,6 +25,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     `generated` holds what each of the `n` choices has so far: `n` lists, all empty for a new stream. The engine continues
     from there exactly as if it had sampled them itself. `finished` marks choices that need nothing more. `steered` says for
     each choice up to which of its tokens none can end it, because of steered tokens there: `n` numbers, or none if all are 0.
+    A replica takes one job `on_trial` at a time.
     """
 
     ingress: str
@@ -32,6 +36,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     generated: list[list[int]] = []
     finished: list[bool] = []
     steered: list[int] = []
+    on_trial: bool = False
 
 
 class Steering(msgspec.Struct, frozen=True, array_like=True):

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
-from app.errors import InvalidRequest, ServiceError
+from app.errors import ServiceError
 from app.schema.tokens import Job, Steering, TokenBatch
 from deployments.generator.channel import ChannelServer
 from deployments.links.server import LinkServer
@@ -77,7 +77,7 @@ class GeneratorServer:
         assert self._loop is not None
         try:
             running = self._channels.register(job)
-        except InvalidRequest as error:
+        except ServiceError as error:
             yield encode(ErrorReply.of(error))
             return
         try:

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from app.errors import GenerationFailed, GeneratorUnavailable, Overloaded
-from app.recovery import FIRST_RETRY_S, LAST_RETRY_S, TRIAL_S, Recovery, Trials
-from app.schema.tokens import TokenBatch
+from app.recovery import FIRST_RETRY_S, LAST_RETRY_S, Recovery, Trials
+from app.schema.tokens import TRIAL_S, TokenBatch
 from app.settings import StreamsSettings
 from tests.fakes.clock import FakeClock
 from tests.fakes.jobs import Sink

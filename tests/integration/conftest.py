@@ -49,6 +49,7 @@ def integration_config(*, embedded_too: bool = True) -> dict[str, Any]:
     }
     args["models"] = [embedded, simulated, silent, single] if embedded_too else [simulated]
     args["ingress"] = {"replicas": 2}
+    args["streams"]["replica_wait_s"] = 60  # a replica takes longer to start on a busy machine
     return config
 
 

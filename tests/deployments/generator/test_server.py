@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator
+
 import msgspec
 
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, Overloaded
+from app.schema.tokens import TRIAL_S
+from deployments.generator.channel import TRIAL_STEPS
 from deployments.generator.server import GeneratorServer
 from deployments.messages.call import Done, ErrorReply
 from tests.fakes.job_loop import FakeJobLoop
@@ -32,6 +37,44 @@ def test_a_key_that_is_taken_is_refused_and_its_job_goes_on() -> None:
         again = server.generate(job(1))
         assert decode_acceptance(await anext(again)) == Done(None), "the key is free again"
         await again.aclose()
+        await server.close()
+
+    run(main())
+
+
+def test_one_job_is_on_trial_at_a_time() -> None:
+    async def main() -> None:
+        server = GeneratorServer(max_jobs=8)
+        loop = FakeJobLoop(server)
+
+        async def accepted(key: int, *, on_trial: bool = True) -> AsyncGenerator[bytes, None] | None:
+            call = server.generate(msgspec.structs.replace(job(key), on_trial=on_trial))
+            reply = decode_acceptance(await anext(call))
+            if isinstance(reply, Done):
+                return call
+            assert reply.code == Overloaded.code
+            return None
+
+        first = await accepted(1)
+        assert first is not None
+        for _ in range(TRIAL_STEPS):
+            assert await accepted(2) is None
+            loop.step()
+        second = await accepted(2)
+        assert second is not None
+        assert await accepted(3) is None
+        other = await accepted(3, on_trial=False)
+        assert other is not None
+        await first.aclose()
+        assert await accepted(4) is None, "the second is still on trial"
+        await second.aclose()
+        third = await accepted(4)
+        assert third is not None
+        await asyncio.sleep(TRIAL_S + 1)
+        fourth = await accepted(5)
+        assert fourth is not None, "the third was slow"
+        for call in (other, third, fourth):
+            await call.aclose()
         await server.close()
 
     run(main())

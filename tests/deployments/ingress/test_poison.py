@@ -23,7 +23,7 @@ def test_a_poison_is_given_up_after_two_replicas_and_takes_nobody_along(beside: 
         async with graph("abcd") as one:
             undisturbed = await _texts(one)
             one.use("a")
-            streams = [await one.services[0].start(_neighbour(index)) for index in range(NEIGHBOURS)]
+            streams = [await one.services[index % 2].start(_neighbour(index)) for index in range(NEIGHBOURS)]
             if beside == "running":
                 for stream in streams:
                     await reached(stream, 5)

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from app.proto import generation_pb2 as pb
 from app.proto.generation_pb2_grpc import GenerationStub
+from tests.fakes.raw_grpc import call as raw_call
 from tests.integration.cluster import Cluster
 from tests.integration.conftest import SIMULATED, SINGLE, integration_config
 from tests.integration.sse_client import get, post
@@ -25,6 +26,7 @@ from tests.integration.sse_client import get, post
 SERVICE = "streaming_inference.v1.Generation"
 LONG: dict[str, Any] = {"model": SIMULATED, "prompt": "Once upon a time", "max_tokens": 300, "seed": 3}
 FREED_S = 2.0
+HEADER_FILTER = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 
 
 @asynccontextmanager
@@ -373,8 +375,9 @@ def test_with_the_own_proxy_of_serve() -> None:
     args = config["applications"][0]["args"]
     args["models"] = [model for model in args["models"] if model["name"] == SINGLE]
     args["ingress"] = {"replicas": 1}
-    del config["controller_options"]
-    cluster = Cluster(config)
+    variables = config.pop("controller_options")["runtime_env"]["env_vars"]
+    # What Serve reads from its environment in this mode, too. See docs/security.md.
+    cluster = Cluster(config, **{HEADER_FILTER: variables[HEADER_FILTER]})
 
     async def test(stub: Any, client: httpx.AsyncClient) -> None:
         few: dict[str, Any] = {"model": SINGLE, "prompt": "x", "max_tokens": 5, "seed": 1}
@@ -391,6 +394,14 @@ def test_with_the_own_proxy_of_serve() -> None:
         code, metadata, frames = await failure(stub.Generate(slow))
         assert (code, frames[-1].error.error.code) == (grpc.StatusCode.DEADLINE_EXCEEDED, "timeout")
         assert metadata["error-code"] == "timeout"
+
+        headers = {"x-request-timeout-seconds": "0.02"}
+        assert (await post(client, few, headers=headers)).hashes == expected
+        raw = [(b"request_id", b"\xff"), (b"session_id", b"\xff"), (b"multiplexed_model_id", b"m")]
+        message = pb.GenerateRequest(**few).SerializeToString()
+        answer = await asyncio.to_thread(raw_call, cluster.grpc_address, f"/{SERVICE}/Generate", message, raw)
+        assert answer.status == 0
+        assert [sha256(text_of([pb.Frame.FromString(each) for each in answer.messages]))] == expected
 
         call = stub.Generate(pb.GenerateRequest(**ENDLESS, on_disconnect=pb.ON_DISCONNECT_CANCEL))
         for _ in range(5):

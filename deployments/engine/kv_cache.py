@@ -9,6 +9,7 @@ times NaN is NaN: it is zeroed at the start, and wherever something leaves a pla
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -57,7 +58,7 @@ class KVCache:
         self, layers: list[LayerShape], total_tokens: int, largest_tokens: int, device: torch.device
     ) -> None:
         self._bounds = (total_tokens, largest_tokens)
-        self._allocator = ExtentAllocator(*self._bounds)
+        self._allocator = ExtentAllocator(*self._bounds, self._move)
         self._is_dirty = False
         self.layers = [LayerCache(shape, self._allocator.total_tokens, device) for shape in layers]
 
@@ -82,46 +83,45 @@ class KVCache:
         """Takes all extents back. Does not touch the device, which may be broken: the memory is zeroed before the next
         extent is allocated.
         """
-        self._allocator = ExtentAllocator(*self._bounds)
+        self._allocator = ExtentAllocator(*self._bounds, self._move)
         self._is_dirty = True
 
-    def grow(self, extent: Extent, used: int, tokens: int) -> Extent | None:
-        """An extent for `tokens` tokens with the first `used` tokens of `extent`, which is freed unless it is
-        large enough.
+    def fits(self, tokens: int, freed: Iterable[Extent], spare: int) -> bool:
+        """Whether there will be room for `tokens` tokens when `freed` are freed, and `spare` tokens besides."""
+        needed = self._allocator.needed_tokens - sum(extent.least for extent in freed)
+        return needed + self._allocator.capacity_for(tokens) + spare <= self.total_tokens
 
-        Returns None, and leaves `extent` as it is, when there is no room.
-        """
-        if self._allocator.capacity_for(tokens) <= extent.capacity:
-            return extent
-        larger = self._allocator.allocate(tokens)
-        if larger is not None:
-            self.copy(extent, larger, used)
-            self.free(extent)
-            return larger
-        larger = self._allocator.extend(extent, tokens)
-        if larger is not None:
-            self.copy(extent, larger, used, overlapping=True)
-        return larger
+    def grow(self, extent: Extent, tokens: int) -> bool:
+        """Gives `extent` room for `tokens` tokens; it may move. False, and all stays as it is, when there is no room."""
+        return self._allocator.grow(extent, tokens)
 
     def free(self, extent: Extent) -> None:
         """Takes `extent` back. Another extent may move into its place."""
         self._leave(extent)
-        move = self._allocator.free(extent)
-        if move is not None:
-            source = Extent(move.source, move.tokens, move.is_finite)
-            self.copy(source, Extent(move.destination, move.tokens), move.tokens)
-            self._leave(source)
+        self._allocator.free(extent)
+
+    def _move(self, extent: Extent, offset: int, capacity: int) -> None:
+        """Copies an extent to a place that belongs to no other."""
+        overlapping = offset < extent.end and extent.offset < offset + capacity
+        self.copy(extent, Extent(offset, capacity), extent.tokens, overlapping)
+        if not overlapping:
+            self._leave(extent)
 
     def _leave(self, extent: Extent) -> None:
-        """Zeroes what is not known to be finite. In float16 a key may be infinite and leave no trace in the logits."""
+        """Zeroes what is not known to be finite."""
         for layer in self.layers:
-            if not extent.is_finite or layer.keys.dtype == torch.float16:
+            if self._may_be_infinite(extent, layer):
                 for tensor in layer.rows(extent.offset, extent.capacity):
                     tensor.zero_()
 
+    @staticmethod
+    def _may_be_infinite(extent: Extent, layer: LayerCache) -> bool:
+        """In float16 a key may be infinite and leave no trace in the logits."""
+        return not extent.is_finite or layer.keys.dtype == torch.float16
+
     def copy(self, source: Extent, destination: Extent, tokens: int, overlapping: bool = False) -> None:
-        """Copies the first `tokens` tokens of one extent to another; `overlapping` if they may share memory, and the first is
-        given up.
+        """Copies the first `tokens` tokens of one extent to another; `overlapping` if they share memory and the first is given
+        up.
         """
         destination.is_finite = destination.is_finite and source.is_finite
         for layer in self.layers:
@@ -131,5 +131,6 @@ class KVCache:
                 kept = old[:, :, :tokens]
                 if overlapping:
                     kept = kept.clone()
-                    old.zero_()
+                    if self._may_be_infinite(source, layer):
+                        old.zero_()
                 new[:, :, :tokens] = kept

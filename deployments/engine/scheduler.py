@@ -20,12 +20,15 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from deployments.engine.config import EngineConfig
+from deployments.engine.extents import UNIT_TOKENS
 from deployments.engine.kv_cache import KVCache
 from deployments.engine.sequence import Sequence, State
 
 MOST_PASSES = 32
 COMPUTED_PER_TOKEN = 16
 LEAST_TOKENS_PAID = 16
+SPARE_TOKENS = 8
+"""So many tokens of memory for each running sequence stay free when another gets its place, so that it is not soon preempted."""
 
 _by_age = attrgetter("arrival")
 
@@ -170,9 +173,7 @@ class Scheduler:
         sequence, extent = chunk.sequence, chunk.sequence.extent
         assert extent is not None
         count = min(sequence.remaining, chunk.count + budget)
-        grown = self._kv_cache.grow(extent, sequence.computed, sequence.computed + count)
-        if grown is not None:
-            sequence.extent = grown
+        if self._kv_cache.grow(extent, sequence.computed + count):
             chunks[place] = Chunk(sequence, sequence.computed, count)
 
     def _make_room(self, sequence: Sequence, count: int) -> bool:
@@ -181,11 +182,7 @@ class Scheduler:
         """
         extent = sequence.extent
         assert extent is not None
-        while True:
-            grown = self._kv_cache.grow(extent, sequence.computed, sequence.computed + count)
-            if grown is not None:
-                sequence.extent = grown
-                return True
+        while not self._kv_cache.grow(extent, sequence.computed + count):
             if self._reclaim(sequence):
                 continue
             youngest = self.running.pop()
@@ -194,6 +191,7 @@ class Scheduler:
             self.preemptions += 1
             if youngest is sequence:
                 return False
+        return True
 
     # Waiting sequences.
 
@@ -230,19 +228,19 @@ class Scheduler:
 
     def _place(self, sequence: Sequence) -> bool:
         """Gives a sequence memory for all its tokens: what it kept through a pause, or else new memory, filled with its
-        prompt if a sibling has computed that. False when there is none.
+        prompt if a sibling has computed that. False when there is none; then no idle sequence loses its memory either.
         """
         if sequence.extent is not None:
-            grown = self._kv_cache.grow(sequence.extent, sequence.computed, len(sequence.tokens))
-            if grown is not None:
-                sequence.extent = grown
+            if self._kv_cache.grow(sequence.extent, len(sequence.tokens)):
                 return True
             self.release(sequence)
-        extent = self._kv_cache.allocate(len(sequence.tokens))
-        while extent is None:
+        spare = len(self.running) * SPARE_TOKENS // UNIT_TOKENS * UNIT_TOKENS
+        idle = (other.extent for other in self.paused + self.waiting if other.extent is not None)
+        if not self._kv_cache.fits(len(sequence.tokens), idle, spare):
+            return False
+        while (extent := self._kv_cache.allocate(len(sequence.tokens))) is None:
             if not self._reclaim(sequence):
                 return False
-            extent = self._kv_cache.allocate(len(sequence.tokens))
         sequence.extent = extent
         donor = max(sequence.siblings, key=lambda sibling: sibling.computed if sibling.extent else 0)
         if donor is not sequence and donor.extent is not None:

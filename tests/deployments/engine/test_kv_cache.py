@@ -43,41 +43,37 @@ def test_each_layer_has_its_own_shape() -> None:
 
 def test_contents_follow_an_extent_that_moves() -> None:
     cache = make_cache()
-    first, middle, last = (place(cache, 100, number) for number in (1.0, 2.0, 3.0))
-    cache.free(first)
+    first, middle, last = (place(cache, 128, number) for number in (1.0, 2.0, 3.0))
+    cache.free(middle)
+    assert last.offset == 128
     assert contents(cache, last, 128) == {3.0}
-    assert contents(cache, middle, 128) == {2.0}
+    assert contents(cache, first, 128) == {1.0}
 
 
 def test_contents_follow_an_extent_that_grows() -> None:
     cache = make_cache()
     other, extent = place(cache, 100, 1.0), place(cache, 100, 2.0)
-    assert cache.grow(extent, 100, 128) is extent
-    larger = cache.grow(extent, 128, 129)
-    assert larger is not None and larger.capacity == 256
-    assert contents(cache, larger, 128) == {2.0}
+    assert cache.grow(extent, 128) and extent.capacity == 128
+    assert cache.grow(extent, 129) and extent.capacity == 256
+    assert contents(cache, extent, 128) == {2.0}
     assert contents(cache, other, 128) == {1.0}
     assert cache.used_tokens == 128 + 256
 
 
-def test_an_extent_grows_over_its_own_place_when_there_is_no_other() -> None:
+def test_contents_stay_when_an_extent_grows_over_its_own_place_and_its_neighbours_move() -> None:
     cache = make_cache(2048)
     extents = [place(cache, 512, float(number)) for number in range(4)]
-    for extent in extents[2:]:
-        cache.free(extent)
-    first = place(cache, 1024, 9.0)
     cache.free(extents[0])
-    larger = cache.grow(extents[1], 512, 513)
-    assert larger is not None
-    assert contents(cache, larger, 512) == {1.0}
-    assert contents(cache, first, 1024) == {9.0}
+    cache.free(extents[3])
+    assert cache.grow(extents[1], 1024) and cache.grow(extents[2], 1024)
+    assert [contents(cache, extent, 512) for extent in extents[1:3]] == [{1.0}, {2.0}]
     assert cache.used_tokens == 2048
 
 
 def test_growing_in_a_full_memory_changes_nothing() -> None:
     cache = make_cache(1024)
     extents = [place(cache, 128, float(number)) for number in range(8)]
-    assert cache.grow(extents[3], 128, 129) is None
+    assert not cache.grow(extents[3], 129)
     assert [contents(cache, extent, 128) for extent in extents] == [{float(n)} for n in range(8)]
 
 
@@ -102,31 +98,42 @@ def test_an_extent_that_may_not_be_finite_leaves_zeros_and_spares_its_neighbours
 
 def test_an_extent_that_may_not_be_finite_leaves_zeros_where_it_moved_from() -> None:
     cache = make_cache()
-    first, bad = place(cache, 100, 1.0), place_nan(cache, 100)
-    cache.free(first)
-    assert bad.offset == 0 and not bad.is_finite
+    place(cache, 100, 1.0)
+    middle, bad = place(cache, 100, 1.0), place_nan(cache, 100)
+    cache.free(middle)
+    assert bad.offset == 128 and not bad.is_finite
     fill(cache, bad, 0.0)
     assert free_memory_is_finite(cache)
 
 
 def test_an_extent_that_may_not_be_finite_leaves_zeros_where_it_grew() -> None:
     cache = make_cache()
-    larger = cache.grow(place_nan(cache, 100), 100, 300)
-    assert larger is not None and not larger.is_finite
-    fill(cache, larger, 0.0)
+    bad = place_nan(cache, 100)
+    assert cache.grow(bad, 300) and not bad.is_finite
+    fill(cache, bad, 0.0)
     assert free_memory_is_finite(cache)
 
 
 def test_an_extent_that_may_not_be_finite_leaves_zeros_where_it_grew_over_its_own_place() -> None:
     cache = make_cache(2048)
-    extents = [place(cache, 512, 1.0), place_nan(cache, 512), place(cache, 512, 1.0), place(cache, 512, 1.0)]
-    for extent in extents[2:]:
-        cache.free(extent)
+    first, bad = place(cache, 512, 1.0), place_nan(cache, 512)
     place(cache, 1024, 9.0)
-    cache.free(extents[0])
-    larger = cache.grow(extents[1], 256, 513)
-    assert larger is not None and not larger.is_finite
-    cache.free(larger)
+    cache.free(first)
+    assert cache.grow(bad, 1024) and bad.offset == 0 and not bad.is_finite
+    cache.free(bad)
+    assert free_memory_is_finite(cache)
+
+
+def test_an_extent_that_may_not_be_finite_leaves_zeros_where_it_slid_from() -> None:
+    cache = make_cache(1024)
+    extents = [place(cache, 256, 1.0), place_nan(cache, 256), place(cache, 256, 1.0), place_nan(cache, 256)]
+    for extent in extents[::2]:
+        cache.free(extent)
+    place(cache, 512, 1.0)
+    assert cache.used_tokens == 1024
+    for extent in extents[1::2]:
+        assert not extent.is_finite
+        cache.free(extent)
     assert free_memory_is_finite(cache)
 
 

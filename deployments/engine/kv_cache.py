@@ -51,11 +51,20 @@ class LayerCache:
 class KVCache:
     """Extents and the tensors that they are in. With no layers it is an allocator alone, which the scheduler's
     tests use.
+
+    `has_windows`: some layer does not attend to all tokens. Then a finite sample does not show that all that was written is
+    finite.
     """
 
     def __init__(
-        self, layers: list[LayerShape], total_tokens: int, largest_tokens: int, device: torch.device
+        self,
+        layers: list[LayerShape],
+        total_tokens: int,
+        largest_tokens: int,
+        device: torch.device,
+        has_windows: bool = False,
     ) -> None:
+        self._samples_prove = not has_windows
         self._bounds = (total_tokens, largest_tokens)
         self._allocator = ExtentAllocator(*self._bounds)
         self._is_dirty = False
@@ -115,7 +124,8 @@ class KVCache:
     def _leave(self, extent: Extent) -> None:
         """Zeroes what is not known to be finite. In float16 a key may be infinite and leave no trace in the logits."""
         for layer in self.layers:
-            if not extent.is_finite or layer.keys.dtype == torch.float16:
+            proved = extent.is_finite and self._samples_prove and layer.keys.dtype != torch.float16
+            if not proved:
                 for tensor in layer.rows(extent.offset, extent.capacity):
                     tensor.zero_()
 

@@ -14,7 +14,7 @@ INSTALL = $(VENV)/bin/python -m pip install --prefer-binary --no-compile --const
 PYTEST = $(VENV)/bin/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast coverage bench lint format proto system clean
+.PHONY: help serve test test-fast coverage campaign bench lint format proto system clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test-fast: $(TEST_READY) ## Run the tests that need no Ray cluster
 
 coverage: $(TEST_READY) ## Run the fast tests with branch coverage; fails under the floor in pyproject.toml
 	$(PYTEST) -m "not integration" --cov
+
+campaign: $(TEST_READY) ## Kill processes of a cluster under random load, and check every stream (CAMPAIGN="--seed 7 --duration 300")
+	$(VENV)/bin/python -m tests.campaign $(CAMPAIGN)
 
 bench: $(BENCH_READY) ## Measure delivery side by side with other servers (minutes; see docs/benchmarks.md)
 	$(VENV)/bin/streaming-inference bench serve $(BENCH)

@@ -3,8 +3,8 @@
 A replica may die because of one of its streams, and its other streams have lost it just as well. What tells them apart is what
 they were doing: a request that kills a replica as soon as it is computed has no token of it. So a stream that got no token of
 the replica that it lost is suspected. Suspects are tried in turns, each until its first token. A suspect whose second replica is
-lost in its turn is given up. The others lose no more than time, whatever they had to do with it. A
-replica takes one job on trial at a time, so suspects of several processes don't meet there.
+lost in its turn is given up. The others lose no more than time, whatever they had to do with it. A replica takes one job on trial
+at a time, so suspects of several processes don't meet there.
 """
 
 from __future__ import annotations

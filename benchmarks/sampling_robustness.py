@@ -13,7 +13,8 @@ import argparse
 import torch
 
 from deployments.engine.draw import draw, weights_of
-from deployments.engine.randomness import place_key, waits
+from deployments.engine.randomness import place_key
+from deployments.engine.waits import waits
 
 _NATS = (1.3, 2.8, 5.0, 9.2)
 _NOISES = (1e-2, 1e-3)

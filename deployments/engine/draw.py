@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import torch
 
-from deployments.engine.randomness import waits
+from deployments.engine.waits import waits
 
 BLOCK = 256
 """The token ids that are drawn from together: first a block, then a token of it. So a row costs one hash for each block, and one

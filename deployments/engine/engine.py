@@ -197,7 +197,8 @@ class TransformersEngine(StreamEngine[Sequence]):
         for chunk in chunks:
             chunk.sequence.computed = chunk.end
         for sequence, sample in zip(sequences, samples, strict=True):
-            # Each token is attended to by the next ones, so a number that is not finite would have come through to the logits.
+            # Each token is attended to by the next ones, so a number that is not finite would have come through to the logits
+            # (where a window hides it from them, the memory does not rely on this).
             assert sequence.extent is not None
             sequence.extent.is_finite = sample.token is not None
         prompt_tokens = sum(chunk.count for chunk in chunks if chunk.count > 1)

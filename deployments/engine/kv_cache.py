@@ -52,11 +52,20 @@ class LayerCache:
 class KVCache:
     """Extents and the tensors that they are in. With no layers it is an allocator alone, which the scheduler's
     tests use.
+
+    `has_windows`: some layer does not attend to all tokens. Then a finite sample does not show that all that was written is
+    finite.
     """
 
     def __init__(
-        self, layers: list[LayerShape], total_tokens: int, largest_tokens: int, device: torch.device
+        self,
+        layers: list[LayerShape],
+        total_tokens: int,
+        largest_tokens: int,
+        device: torch.device,
+        has_windows: bool = False,
     ) -> None:
+        self._samples_prove = not has_windows
         self._bounds = (total_tokens, largest_tokens)
         self._allocator = ExtentAllocator(*self._bounds, self._move)
         self._is_dirty = False
@@ -101,7 +110,7 @@ class KVCache:
         self._allocator.free(extent)
 
     def _move(self, extent: Extent, offset: int, capacity: int) -> None:
-        """Copies an extent to a place that belongs to no other."""
+        """Copies an extent to a place that belongs to no other, its own perhaps: the layout depends on the capacity."""
         overlapping = offset < extent.end and extent.offset < offset + capacity
         self.copy(extent, Extent(offset, capacity), extent.tokens, overlapping)
         if not overlapping:
@@ -114,10 +123,10 @@ class KVCache:
                 for tensor in layer.rows(extent.offset, extent.capacity):
                     tensor.zero_()
 
-    @staticmethod
-    def _may_be_infinite(extent: Extent, layer: LayerCache) -> bool:
+    def _may_be_infinite(self, extent: Extent, layer: LayerCache) -> bool:
         """In float16 a key may be infinite and leave no trace in the logits."""
-        return not extent.is_finite or layer.keys.dtype == torch.float16
+        proved = extent.is_finite and self._samples_prove and layer.keys.dtype != torch.float16
+        return not proved
 
     def copy(self, source: Extent, destination: Extent, tokens: int, overlapping: bool = False) -> None:
         """Copies the first `tokens` tokens of one extent to another; `overlapping` if they share memory and the first is given

@@ -74,7 +74,13 @@ class ModelRunner:
             ) from error
         check_layers(model, probe)
         layers = [shape for _, shape in sorted(probe.shapes.items())]
-        self.kv_cache = KVCache(layers, config.kv_cache_tokens, self.max_model_len_tokens, self._device)
+        self.kv_cache = KVCache(
+            layers,
+            config.kv_cache_tokens,
+            self.max_model_len_tokens,
+            self._device,
+            has_windows=any(probe.windows.values()),
+        )
         self._probe, self._probe_expected = probes[0], expected[0]
         self._verify(probes, expected)
         began_s = time.perf_counter()

@@ -49,17 +49,17 @@ class Sampler:
         filtered = [row for row in drawn if _has_filter(sequences[row].sampling)]
         plain = [row for row in drawn if not _has_filter(sequences[row].sampling)]
         if plain:
-            rows = _Rows(logits, peaks, sequences, plain)
+            rows = _rows(logits, peaks, sequences, plain)
             tokens[rows.index] = draw(weights_of(rows.depths), rows.keys)
         if filtered:
-            rows = _Rows(logits, peaks, sequences, filtered)
+            rows = _rows(logits, peaks, sequences, filtered)
             ids, weights, held = of_candidates(rows.depths, rows.params)
             tokens[rows.index] = draw_of(ids, weights, rows.keys)
             complete[rows.index] = held
         chosen, are_finite, are_complete = torch.stack([tokens, finite, complete]).tolist()
-        flat = [row for row in filtered if are_finite[row] and not are_complete[row]]
+        flat = [place for place, row in enumerate(filtered) if are_finite[row] and not are_complete[row]]
         if flat:
-            rows = _Rows(logits, peaks, sequences, flat)
+            rows = rows.part(flat)
             tokens[rows.index] = draw(of_vocabulary(rows.depths, rows.params), rows.keys)
             chosen = tokens.tolist()
         reports = report.read(chosen)
@@ -69,6 +69,7 @@ class Sampler:
         ]
 
 
+@dataclass(frozen=True, slots=True)
 class _Rows:
     """Some rows of a step, as what is drawn from them needs it.
 
@@ -76,20 +77,29 @@ class _Rows:
     vocab_size), float32, how far each logit is below the largest, divided by the temperature.
     """
 
-    def __init__(
-        self, logits: torch.Tensor, peaks: torch.Tensor, sequences: Items[Sequence], rows: list[int]
-    ) -> None:
-        """`logits`: (len(sequences), vocab_size), float32; `peaks`: (len(sequences),), the largest logit of each row."""
-        chosen = [sequences[row] for row in rows]
-        device = logits.device
-        self.params = [sequence.sampling for sequence in chosen]
-        self.index = torch.tensor(rows).to(device, non_blocking=True)
-        keys = [[place_key(s.sampling.seed, s.choice, s.position)] for s in chosen]
-        self.keys = torch.tensor(keys, dtype=torch.int64).to(device, non_blocking=True)
-        temperatures = torch.tensor([[p.temperature] for p in self.params], dtype=logits.dtype)
-        if len(rows) < len(sequences):
-            logits, peaks = logits[self.index], peaks[self.index]
-        self.depths = (peaks[:, None] - logits).div_(temperatures.to(device, non_blocking=True))
+    params: list[SamplingParams]
+    index: torch.Tensor
+    keys: torch.Tensor
+    depths: torch.Tensor
+
+    def part(self, places: list[int]) -> _Rows:
+        """Those at `places`."""
+        index = torch.tensor(places).to(self.index.device, non_blocking=True)
+        params = [self.params[place] for place in places]
+        return _Rows(params, self.index[index], self.keys[index], self.depths[index])
+
+
+def _rows(logits: torch.Tensor, peaks: torch.Tensor, sequences: Items[Sequence], rows: list[int]) -> _Rows:
+    """`logits`: (len(sequences), vocab_size), float32; `peaks`: (len(sequences),), the largest logit of each row."""
+    chosen = [sequences[row] for row in rows]
+    params = [sequence.sampling for sequence in chosen]
+    index = torch.tensor(rows).to(logits.device, non_blocking=True)
+    keys = torch.tensor([[place_key(s.sampling.seed, s.choice, s.position)] for s in chosen])
+    temperatures = torch.tensor([[p.temperature] for p in params], dtype=logits.dtype)
+    if len(rows) < len(sequences):
+        logits, peaks = logits[index], peaks[index]
+    depths = (peaks[:, None] - logits).div_(temperatures.to(logits.device, non_blocking=True))
+    return _Rows(params, index, keys.to(logits.device, non_blocking=True), depths)
 
 
 def _has_filter(sampling: SamplingParams) -> bool:

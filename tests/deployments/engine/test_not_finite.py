@@ -7,10 +7,13 @@ from collections.abc import Callable
 import msgspec
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 
+from deployments.engine.config import EngineConfig
 from deployments.engine.engine import TransformersEngine
 from tests.deployments.engine.harness import (
     CONFIG,
+    SHAPE,
     Answers,
     answer_all,
     finish_all,
@@ -31,13 +34,15 @@ NEIGHBOURS = [
 ]
 
 
-def make_poisoned_engine() -> TransformersEngine:
-    model = make_model()
+def make_poisoned_engine(
+    make: Callable[[], PreTrainedModel] = make_model, config: EngineConfig = SMALL
+) -> TransformersEngine:
+    model = make()
     embeddings = model.get_input_embeddings()
     assert isinstance(embeddings, torch.nn.Embedding)
     with torch.no_grad():
         embeddings.weight[BAD_TOKEN] = float("nan")  # as an overflow makes it
-    return TransformersEngine(model, SMALL, end_ids=frozenset())
+    return TransformersEngine(model, config, end_ids=frozenset())
 
 
 def steps(engine: TransformersEngine, count: int) -> None:
@@ -115,3 +120,23 @@ def test_a_place_is_finite_for_whoever_gets_it_next(leave: Callable[[Transformer
     leave(engine)
     assert all(bool(t.isfinite().all()) for layer in layers for t in (layer.keys, layer.values))
     assert answer_all(engine, NEIGHBOURS) == alone
+
+
+def make_windowed_model() -> PreTrainedModel:
+    torch.manual_seed(7)
+    return MistralForCausalLM(MistralConfig(**{**SHAPE, "num_hidden_layers": 1}, sliding_window=9))
+
+
+def test_what_a_sliding_window_hides_from_the_samples_is_not_left_behind() -> None:
+    """The bad token is in the block of keys before that of the samples: those are finite."""
+    config = msgspec.structs.replace(
+        SMALL, max_model_len_tokens=1024, kv_cache_tokens=2048, prefill_chunk_tokens=1024
+    )
+    engine = make_poisoned_engine(make_windowed_model, config)
+    answers = answer_all(engine, [make_job(1, [BAD_TOKEN] + [5] * 699, greedy(3))])
+    assert answers[(1, 0)].finish == "length"
+    assert all(
+        bool(t.isfinite().all())
+        for layer in engine._runner.kv_cache.layers
+        for t in (layer.keys, layer.values)
+    )

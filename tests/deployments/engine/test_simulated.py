@@ -4,6 +4,8 @@ in test_contract.py.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -151,3 +153,9 @@ def test_stop_tokens_end_a_stream_in_a_later_block() -> None:
 def test_tokens_outside_of_the_vocabulary_are_refused(token_ids: list[int]) -> None:
     with pytest.raises(ValueError, match="vocabulary"):
         SimulatedEngine(EngineConfig(), vocab_size=1000, token_ids=token_ids, first_token_s=1, step_s=1)
+
+
+def test_it_does_not_load_torch() -> None:
+    """Which takes seconds, and hundreds of megabytes in each replica."""
+    program = "import sys; import deployments.engine.simulated; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -93,7 +93,13 @@ def test_it_comes_before_all_that_serve_does() -> None:
     async def receive() -> Message:
         raise AssertionError("nothing is received")
 
-    raw = [(b"x-request-id", b"\xff"), (b"x-request-timeout-seconds", b"\xff"), (b"x-session-id", b"\xff")]
+    raw = [
+        (b"x-request-id", b"\xff"),
+        (b"x-request-timeout-seconds", b"\xff"),
+        (b"x-session-id", b"\xff"),
+        (b"x-request-disconnect-disabled", b"?1"),
+    ]
+    assert http_util.parse_disconnect_disabled_header(dict(raw))
     scope: dict[str, Any] = {"type": "http", "headers": raw}
     checked = http_util.validate_http_proxy_callback_return(callback())
     wrapped: Any = http_util._apply_middlewares(app, checked)  # type: ignore[arg-type]
@@ -101,6 +107,7 @@ def test_it_comes_before_all_that_serve_does() -> None:
     [headers] = [dict(each["headers"]) for each in seen]
     assert http_util.parse_request_timeout_header(headers, None) is None
     assert http_util.parse_session_id_header(headers) == ""
+    assert not http_util.parse_disconnect_disabled_header(headers)
     assert set(headers) == {b"x-request-id"} and headers[b"x-request-id"].isascii()
     assert [value for name, value in sent[0]["headers"] if name == b"x-request-id"] == [
         headers[b"x-request-id"]

@@ -12,6 +12,8 @@ EVENT_SOURCE := $(VENV)/eventsource
 # Without byte code: the first import makes it, and only of the modules that are used.
 INSTALL = $(VENV)/bin/python -m pip install --prefer-binary --no-compile --constraint constraints.txt --editable
 PYTEST = $(VENV)/bin/python -m pytest
+# One process for each core. One cluster at a time, because of its ports.
+FAST = -m "not integration" --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-fast coverage campaign bench lint format proto system clean
@@ -24,14 +26,14 @@ serve: $(SERVE_READY) ## Install into $(VENV) what is missing, then serve the em
 
 # Coverage is measured on the fast tests only: tracing costs half as much time again.
 test: system $(TEST_READY) $(EVENT_SOURCE)/node_modules ## Run every test: the fast ones with their coverage, then those with a real Ray cluster
-	$(PYTEST) -m "not integration" --cov
+	$(PYTEST) $(FAST) --cov
 	$(PYTEST) -m integration
 
 test-fast: $(TEST_READY) ## Run the tests that need no Ray cluster
-	$(PYTEST) -m "not integration"
+	$(PYTEST) $(FAST)
 
 coverage: $(TEST_READY) ## Run the fast tests with branch coverage; fails under the floor in pyproject.toml
-	$(PYTEST) -m "not integration" --cov
+	$(PYTEST) $(FAST) --cov
 
 campaign: $(TEST_READY) ## Kill processes of a cluster under random load, and check every stream (CAMPAIGN="--seed 7 --duration 300")
 	$(VENV)/bin/python -m tests.campaign $(CAMPAIGN)

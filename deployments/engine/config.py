@@ -11,7 +11,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Sequences count each choice of a stream. Memory is in tokens, of all sequences together.
 
     A step takes prompt tokens beside the running streams for about `prefill_chunk_ms`, and at most `prefill_chunk_tokens` of
-    them. So long the running streams wait for their next token.
+    them. So long the running streams wait for their next token. `batch_invariant`: the logits of a token don't depend on what
+    else is computed.
     """
 
     max_model_len_tokens: int = 2048
@@ -20,11 +21,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     kv_cache_tokens: int = 65536
     prefill_chunk_tokens: int = 512
     prefill_chunk_ms: int = 150
+    batch_invariant: bool = True
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
+            value = getattr(self, name)
+            if type(value) is int and value < 1:
+                raise ValueError(f"{name} is {value}, it must be at least 1")
         if self.kv_cache_tokens < self.max_model_len_tokens:
             raise ValueError(
                 f"kv_cache_tokens ({self.kv_cache_tokens}) can't hold one sequence of max_model_len_tokens "

@@ -45,7 +45,7 @@ class ModelRunner:
     the model has less. `progress` is called in every layer.
 
     `deterministic`: the logits of a token have the same bits whatever shares its batch and however its sequence was cut into
-    chunks, as a self-test found on this machine. Raises `UnsupportedModel`.
+    chunks, as a self-test found on this machine; never without `batch_invariant`. Raises `UnsupportedModel`.
     """
 
     def __init__(self, model: PreTrainedModel, config: EngineConfig) -> None:
@@ -62,7 +62,8 @@ class ModelRunner:
         probes = self._probes(config.kv_cache_tokens)
         expected = self._reference(probes)
         model.set_attn_implementation(NAME)
-        self._row_multiple = make_batch_invariant(model) if self._device.type == "cpu" else 1
+        makes = config.batch_invariant and self._device.type == "cpu"
+        self._row_multiple = make_batch_invariant(model) if makes else 1
         probe = ShapeProbe()
         ids = torch.arange(2, device=self._device)
         try:
@@ -83,18 +84,7 @@ class ModelRunner:
         )
         self._probe, self._probe_expected = probes[0], expected[0]
         self._verify(probes, expected)
-        began_s = time.perf_counter()
-        unequal = unequal_products(model) or unequal_attention(probe, self._device) or self._unequal(probes)
-        self.deterministic = unequal is None
-        logger.log(
-            logging.INFO if self.deterministic else logging.WARNING,
-            "the self-test of %.2f s says that texts %s%s",
-            time.perf_counter() - began_s,
-            "don't depend on what else is computed"
-            if unequal is None
-            else "may depend on what else is computed: not the same are ",
-            unequal or "",
-        )
+        self.deterministic = config.batch_invariant and self._tests_equal(probe, probes)
 
     @torch.inference_mode()
     def forward(self, chunks: list[Chunk]) -> tuple[torch.Tensor, list[Sequence]]:
@@ -193,6 +183,23 @@ class ModelRunner:
         ]
         differences = torch.cat(positions).nan_to_num(float("inf"))
         return float(differences.max() if self._model.dtype == torch.float32 else differences.median())
+
+    def _tests_equal(self, probe: ShapeProbe, probes: list[list[int]]) -> bool:
+        """Whether a self-test finds all bits equal. Writes the result to the log."""
+        began_s = time.perf_counter()
+        unequal = (
+            unequal_products(self._model) or unequal_attention(probe, self._device) or self._unequal(probes)
+        )
+        logger.log(
+            logging.INFO if unequal is None else logging.WARNING,
+            "the self-test of %.2f s says that texts %s%s",
+            time.perf_counter() - began_s,
+            "don't depend on what else is computed"
+            if unequal is None
+            else "may depend on what else is computed: not the same are ",
+            unequal or "",
+        )
+        return unequal is None
 
     def _unequal(self, probes: list[list[int]]) -> str | None:
         """Why the logits of a token are not the same bits in every company, as far as the probes show it; None if they are."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import msgspec
 import pytest
 import torch
 from transformers import (
@@ -25,6 +26,7 @@ from transformers import (
 from transformers.models.llama import modeling_llama
 
 from deployments.engine.attention import ShapeProbe
+from deployments.engine.batch_invariant import PackedLinear
 from deployments.engine.kv_cache import LayerShape
 from deployments.engine.model_runner import ModelRunner, check_layers, check_supported
 from deployments.engine.protocol import UnsupportedModel
@@ -159,3 +161,14 @@ def test_the_model_bounds_the_length() -> None:
     model = MistralForCausalLM(MistralConfig(**{**SHAPE, "max_position_embeddings": 100}))
     model.train(False)
     assert ModelRunner(model, CONFIG).max_model_len_tokens == 100
+
+
+def test_without_batch_invariance_the_products_stay_and_nothing_is_promised() -> None:
+    model = make_model()
+    runner = ModelRunner(model, msgspec.structs.replace(CONFIG, batch_invariant=False))
+    assert not runner.deterministic
+    assert not any(isinstance(module, PackedLinear) for module in model.modules())
+
+    model = make_model()
+    ModelRunner(model, CONFIG)
+    assert any(isinstance(module, PackedLinear) for module in model.modules())

@@ -33,7 +33,8 @@ class ModelSettings(_Section):
     `upscale_delay_s`, and shrinks when fewer have been for `downscale_delay_s`. `threads`: those of the CPU in each replica;
     auto is the cores of the machine shared among the generator replicas, and 1 for a small model. `sampling_defaults`: whether
     requests get what they leave out from the model's generation_config.json. `control_tokens_in_messages`: whether names of
-    control tokens in the content of a message are plain text or those tokens.
+    control tokens in the content of a message are plain text or those tokens. `on_divergence`: what becomes of a stream when its
+    new replica would have chosen another token than one that was sent.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] = (
@@ -52,6 +53,7 @@ class ModelSettings(_Section):
     kv_cache_tokens: PositiveInt = 65536
     prefill_chunk_tokens: PositiveInt = 512
     prefill_chunk_ms: PositiveInt = 150
+    on_divergence: Literal["continue", "fail"] = "continue"
     accept_timeout_s: Seconds = 3
     step_timeout_s: Seconds = 3
     threads: Literal["auto"] | PositiveInt = "auto"

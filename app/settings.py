@@ -34,7 +34,8 @@ class ModelSettings(_Section):
     auto is the cores of the machine shared among the generator replicas, and 1 for a small model. `sampling_defaults`: whether
     requests get what they leave out from the model's generation_config.json. `control_tokens_in_messages`: whether names of
     control tokens in the content of a message are plain text or those tokens. `batch_invariant`: texts don't depend on what
-    else is computed, which costs small models on a CPU some speed.
+    else is computed, which costs small models on a CPU some speed. `on_divergence`: what becomes of a stream when its new replica
+    would have chosen another token than one that was sent.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] = (
@@ -54,6 +55,7 @@ class ModelSettings(_Section):
     prefill_chunk_tokens: PositiveInt = 512
     prefill_chunk_ms: PositiveInt = 150
     batch_invariant: bool = True
+    on_divergence: Literal["continue", "fail"] = "continue"
     accept_timeout_s: Seconds = 3
     step_timeout_s: Seconds = 3
     threads: Literal["auto"] | PositiveInt = "auto"

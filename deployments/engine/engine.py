@@ -13,11 +13,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import cast
 
+import torch
 from transformers import PreTrainedModel
 
 from app.schema.sampling import SamplingParams
 from app.schema.tokens import Job, TokenBatch
 from deployments.engine.config import EngineConfig
+from deployments.engine.divergences import DIVERGED, Divergences
+from deployments.engine.handed_over import HandedOverToken, limit_checks
 from deployments.engine.job_choice import longest_wait_s
 from deployments.engine.model_runner import ModelRunner
 from deployments.engine.prefill_budget import PrefillBudget
@@ -34,6 +37,12 @@ MAX_FAILED_STEPS = 3
 
 SEARCH_S = 0.25
 """The time that one step gives to the search for the sequences that make it fail, besides its own; at least one try."""
+
+CHECKED_AT_ONCE = 32
+"""Handed-over tokens that go through the sampler together: it needs some times the memory of their logits."""
+
+Outcome = Sample | str
+"""What a sequence gets in a step: a sample, or the error with which it ends."""
 
 _FAILED = "The model failed on this request."
 _NOT_FINITE = "The model gave numbers that are not finite for this request."
@@ -66,6 +75,7 @@ class TransformersEngine(StreamEngine[Sequence]):
             end_ids=model_end_ids(model) if end_ids is None else end_ids,
         )
         self._sampler = Sampler(self._end_ids)
+        self._divergences = Divergences(config.on_divergence, str(model.dtype).removeprefix("torch."))
         self._clock = clock
         self._prefill_budget = PrefillBudget(config.prefill_chunk_ms / 1000, config.prefill_chunk_tokens)
         self._prefill_budget.record(0, 1, self._shortest_step_s())
@@ -104,6 +114,7 @@ class TransformersEngine(StreamEngine[Sequence]):
             preemptions=scheduler.preemptions,
             generated_tokens=self._generated_tokens,
             failed_steps=self._failed_steps,
+            divergences=self._divergences.count,
         )
 
     def _make_sequences(self, job: Job, choices: list[int]) -> list[Sequence]:
@@ -133,12 +144,12 @@ class TransformersEngine(StreamEngine[Sequence]):
 
     def _make_tokens(self, outputs: Outputs) -> None:
         self._scheduler.chunk_tokens = self._prefill_budget.tokens
-        chunks = self._scheduler.schedule()
-        for sequence, sample in self._run(chunks):
-            self._hand_over(outputs, sequence, sample)
+        chunks = limit_checks(self._scheduler.schedule())
+        for sequence, outcome in self._run(chunks):
+            self._hand_over(outputs, sequence, outcome)
 
-    def _run(self, chunks: list[Chunk]) -> list[tuple[Sequence, Sample | None]]:
-        """What each sequence that is through its tokens gets; None for one that failed.
+    def _run(self, chunks: list[Chunk]) -> list[tuple[Sequence, Outcome]]:
+        """What each sequence gets that is through its tokens or ends with an error.
 
         When a group of sequences fails, its halves are tried, and so on down to the sequences whose fault it is. What is not
         tried within `SEARCH_S` is left to the next steps, which begin with those that are not suspected.
@@ -147,7 +158,7 @@ class TransformersEngine(StreamEngine[Sequence]):
             self._has_worked = False
             self._failed_alone = 0
         groups = self._groups(chunks)
-        results: list[tuple[Sequence, Sample | None]] = []
+        results: list[tuple[Sequence, Outcome]] = []
         failed: list[Sequence] = []
         search_ends_s: float | None = None
         while groups and (search_ends_s is None or self._clock() < search_ends_s):
@@ -176,7 +187,7 @@ class TransformersEngine(StreamEngine[Sequence]):
                     failed += [chunk.sequence for group in groups for chunk in group]
                     groups.clear()
         self._suspects = [[chunk.sequence for chunk in group] for group in groups]
-        return results + [(sequence, None) for sequence in failed]
+        return results + [(sequence, _FAILED) for sequence in failed]
 
     def _groups(self, chunks: list[Chunk]) -> deque[list[Chunk]]:
         """The chunks that are computed together: those of the sequences that are not suspected, then each group of suspects."""
@@ -188,12 +199,13 @@ class TransformersEngine(StreamEngine[Sequence]):
         ]
         return deque(group for group in ([*left.values()], *suspected) if group)
 
-    def _run_together(self, chunks: list[Chunk]) -> list[tuple[Sequence, Sample | None]]:
+    def _run_together(self, chunks: list[Chunk]) -> list[tuple[Sequence, Outcome]]:
         began_s = self._clock()
-        logits, sequences = self._runner.forward(chunks)
+        logits, sequences, handed_over = self._runner.forward(chunks)
         self.progress()
-        samples = self._sampler.sample(logits, sequences) if sequences else []
+        samples = self._sampler.sample(logits[: len(sequences)], sequences) if sequences else []
         self.progress()
+        recomputed = self._recompute(logits[len(sequences) :], handed_over)
         for chunk in chunks:
             chunk.sequence.computed = chunk.end
         for sequence, sample in zip(sequences, samples, strict=True):
@@ -204,7 +216,34 @@ class TransformersEngine(StreamEngine[Sequence]):
         prompt_tokens = sum(chunk.count for chunk in chunks if chunk.count > 1)
         decode_tokens = sum(chunk.count == 1 for chunk in chunks)
         self._prefill_budget.record(prompt_tokens, decode_tokens, self._clock() - began_s)
-        return list(zip(sequences, samples, strict=True))
+        ended = self._diverged(handed_over, recomputed)
+        outcomes: list[tuple[Sequence, Outcome]] = [(sequence, DIVERGED) for sequence in ended]
+        outcomes += [pair for pair in zip(sequences, samples, strict=True) if pair[0] not in ended]
+        return outcomes
+
+    def _recompute(self, logits: torch.Tensor, tokens: list[HandedOverToken]) -> list[Sample]:
+        """What this engine chooses in place of `tokens`. `logits`: (len(tokens), vocab_size)."""
+        samples: list[Sample] = []
+        for begin in range(0, len(tokens), CHECKED_AT_ONCE):
+            part = slice(begin, begin + CHECKED_AT_ONCE)
+            samples += self._sampler.sample(logits[part], tokens[part])
+            self.progress()
+        return samples
+
+    def _diverged(self, tokens: list[HandedOverToken], recomputed: list[Sample]) -> set[Sequence]:
+        """Takes down that `tokens` were checked, so that none is counted again after a preemption. Returns the sequences that are
+        to end because of it.
+        """
+        ended: set[Sequence] = set()
+        for token, sample in zip(tokens, recomputed, strict=True):
+            sequence = token.sequence
+            sequence.checked = token.position + 1
+            # Numbers that are not finite are no choice; the next sample shows them.
+            if sample.token is not None and self._divergences.compare(
+                sequence, token.position, token.sent, sample.token
+            ):
+                ended.add(sequence)
+        return ended
 
     def _is_broken(self, failed: list[Sequence]) -> bool:
         """Asked when nothing has worked since a step failed, and `failed` have failed alone: whether it is the model's fault.
@@ -221,20 +260,20 @@ class TransformersEngine(StreamEngine[Sequence]):
         self._failed_in_a_row = 0 if self._has_worked else self._failed_in_a_row + 1
         return not self._has_worked
 
-    def _hand_over(self, outputs: Outputs, sequence: Sequence, sample: Sample | None) -> None:
-        if sample is None or sample.token is None:
-            self._end(outputs, sequence, "error", error=_FAILED if sample is None else _NOT_FINITE)
+    def _hand_over(self, outputs: Outputs, sequence: Sequence, outcome: Outcome) -> None:
+        if isinstance(outcome, str) or outcome.token is None:
+            self._end(outputs, sequence, "error", error=outcome if isinstance(outcome, str) else _NOT_FINITE)
             return
         position = sequence.position
-        sequence.append(sample.token)
+        sequence.append(outcome.token)
         self._generated_tokens += 1
-        logprobs = None if sample.logprob is None else [sample.logprob]
+        logprobs = None if outcome.logprob is None else [outcome.logprob]
         finish, stop_token = sequence.finish(self._end_ids)
         if finish is None:
-            batch = TokenBatch(sequence.key, sequence.choice, position, [sample.token], logprobs=logprobs)
+            batch = TokenBatch(sequence.key, sequence.choice, position, [outcome.token], logprobs=logprobs)
             outputs.setdefault(sequence.ingress, []).append(batch)
         else:
-            self._end(outputs, sequence, finish, [sample.token], stop_token, logprobs)
+            self._end(outputs, sequence, finish, [outcome.token], stop_token, logprobs)
 
 
 def model_end_ids(model: PreTrainedModel) -> frozenset[int]:

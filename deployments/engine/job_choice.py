@@ -18,10 +18,13 @@ class JobChoice:
     `position` is the number of generated tokens, and so the number of the next one; `last_token` is the id of the
     latest. With `max_tokens` generated tokens the sequence ends, because of the request or the context length. No
     token up to number `steered` ends it, because a steering placed tokens there. `queued_s` is the time, by the clock of its
-    engine, at which it began to wait for its place.
+    engine, at which it began to wait for its place. `has_diverged`: a token that was handed over is not the one that the engine
+    chooses.
     """
 
-    __slots__ = ("choice", "ingress", "key", "max_tokens", "prompt_length", "queued_s", "sampling", "steered")
+    __slots__ = (
+        "choice", "has_diverged", "ingress", "key", "max_tokens", "prompt_length", "queued_s", "sampling", "steered",
+    )  # fmt: skip
 
     def __init__(self, job: Job, choice: int, max_model_len_tokens: int) -> None:
         self.ingress = job.ingress
@@ -32,6 +35,7 @@ class JobChoice:
         self.max_tokens = min(job.sampling.max_tokens, max_model_len_tokens - len(job.prompt))
         self.steered = job.steered[choice] if job.steered else 0
         self.queued_s = 0.0
+        self.has_diverged = False
 
     @property
     def position(self) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Sequence as Items
 import torch
 
 from app.schema.tokens import TokenLogprob
-from deployments.engine.sequence import Sequence
+from deployments.engine.sampled_sequence import SampledSequence
 
 
 class LogprobReport:
@@ -17,7 +17,7 @@ class LogprobReport:
     don't ask for log probabilities.
     """
 
-    def __init__(self, logits: torch.Tensor, sequences: Items[Sequence]) -> None:
+    def __init__(self, logits: torch.Tensor, sequences: Items[SampledSequence]) -> None:
         """`logits`: (rows, vocab_size), row i for the next token of `sequences[i]`."""
         asking = [
             (row, s.sampling.logprobs) for row, s in enumerate(sequences) if s.sampling.logprobs is not None

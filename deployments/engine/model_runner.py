@@ -23,6 +23,7 @@ from deployments.engine.attention import NAME, AttentionStep, ExtentStep, ShapeP
 from deployments.engine.batch_invariant import make_batch_invariant
 from deployments.engine.config import EngineConfig
 from deployments.engine.extents import SMALLEST_EXTENT_TOKENS
+from deployments.engine.handed_over import HandedOverToken, handed_over_tokens
 from deployments.engine.kv_cache import KVCache
 from deployments.engine.protocol import UnsupportedModel
 from deployments.engine.scheduler import Chunk
@@ -87,18 +88,25 @@ class ModelRunner:
         self.deterministic = config.batch_invariant and self._tests_equal(probe, probes)
 
     @torch.inference_mode()
-    def forward(self, chunks: list[Chunk]) -> tuple[torch.Tensor, list[Sequence]]:
-        """The logits of the next tokens: (rows, vocab_size), of the model's dtype; and the sequence of each row."""
+    def forward(self, chunks: list[Chunk]) -> tuple[torch.Tensor, list[Sequence], list[HandedOverToken]]:
+        """The logits of the next tokens and of the handed-over tokens that are to be checked: (rows, vocab_size), of the model's
+        dtype; the sequences of the first rows, and the handed-over tokens of the others.
+        """
         step = ExtentStep(chunks, self.kv_cache, self._device, self._row_multiple)
         sampled: list[Sequence] = []
+        handed_over: list[HandedOverToken] = []
         last_tokens: list[int] = []
+        checked: list[int] = []
         tokens = 0
         for chunk in step.ordered:
+            first = tokens + chunk.sequence.prompt_length - 1 - chunk.start
+            checked += [first + position for position in chunk.unchecked]
+            handed_over += handed_over_tokens(chunk)
             tokens += chunk.count
             if chunk.samples:
                 sampled.append(chunk.sequence)
                 last_tokens.append(tokens - 1)
-        return self._logits(step.ids, step.positions, step, last_tokens), sampled
+        return self._logits(step.ids, step.positions, step, last_tokens + checked), sampled, handed_over
 
     def works(self) -> bool:
         """Whether the model still gives what it gave at the start. False too when there is no memory to

@@ -11,10 +11,10 @@ from collections.abc import Sequence as Items
 
 import torch
 
-from deployments.engine.sequence import Sequence
+from deployments.engine.sampled_sequence import SampledSequence
 
 
-def adjust(logits: torch.Tensor, sequences: Items[Sequence], end_ids: frozenset[int]) -> None:
+def adjust(logits: torch.Tensor, sequences: Items[SampledSequence], end_ids: frozenset[int]) -> None:
     """Changes `logits` in place, row i as the request of `sequences[i]` asks for its next token.
 
     `logits`: (rows, vocab_size), float32.
@@ -42,7 +42,7 @@ def adjust(logits: torch.Tensor, sequences: Items[Sequence], end_ids: frozenset[
         logits.index_put_((places[0], places[1]), amounts, accumulate=True)
 
 
-def _penalize(logits: torch.Tensor, sequences: Items[Sequence]) -> None:
+def _penalize(logits: torch.Tensor, sequences: Items[SampledSequence]) -> None:
     """Applies the three penalties in place. `logits`: (rows, vocab_size), float32."""
     penalized = [(row, s.counts, s.sampling) for row, s in enumerate(sequences) if s.counts]
     if not penalized:

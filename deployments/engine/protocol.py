@@ -25,7 +25,8 @@ class UnsupportedModel(Exception):
 class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Sequences by state, key-value memory in tokens, and counts since the start.
 
-    `queue_s`: how long the sequence has waited that has waited longest; 0 when none waits.
+    `queue_s`: how long the sequence has waited that has waited longest; 0 when none waits. `divergences`: handed-over tokens that
+    the engine would have chosen otherwise.
     """
 
     running: int
@@ -38,6 +39,7 @@ class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
     preemptions: int
     generated_tokens: int
     failed_steps: int
+    divergences: int
 
 
 class Engine(Protocol):

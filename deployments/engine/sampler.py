@@ -19,7 +19,7 @@ from deployments.engine.filters import of_candidates, of_vocabulary
 from deployments.engine.logprobs import LogprobReport
 from deployments.engine.penalties import adjust
 from deployments.engine.randomness import place_key
-from deployments.engine.sequence import Sequence
+from deployments.engine.sampled_sequence import SampledSequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Sampler:
         self._end_ids = end_ids
 
     @torch.inference_mode()
-    def sample(self, logits: torch.Tensor, sequences: Items[Sequence]) -> list[Sample]:
+    def sample(self, logits: torch.Tensor, sequences: Items[SampledSequence]) -> list[Sample]:
         """One sample for each row. `logits`: (rows, vocab_size), of any float dtype; float32 logits are changed."""
         logits = logits.float()
         report = LogprobReport(logits, sequences)
@@ -89,7 +89,9 @@ class _Rows:
         return _Rows(params, self.index[index], self.keys[index], self.depths[index])
 
 
-def _rows(logits: torch.Tensor, peaks: torch.Tensor, sequences: Items[Sequence], rows: list[int]) -> _Rows:
+def _rows(
+    logits: torch.Tensor, peaks: torch.Tensor, sequences: Items[SampledSequence], rows: list[int]
+) -> _Rows:
     """`logits`: (len(sequences), vocab_size), float32; `peaks`: (len(sequences),), the largest logit of each row."""
     chosen = [sequences[row] for row in rows]
     params = [sequence.sampling for sequence in chosen]

@@ -50,6 +50,12 @@ class Chunk:
         """Whether the sequence's next token can be sampled after this chunk."""
         return self.end == len(self.sequence.tokens)
 
+    @property
+    def unchecked(self) -> range:
+        """The numbers of the handed-over tokens that are still to be checked and whose logits this chunk gives."""
+        first = self.start + 1 - self.sequence.prompt_length
+        return range(max(first, self.sequence.checked), min(first + self.count, self.sequence.handed_over))
+
 
 class Scheduler:
     """`waiting` and `running` are ordered by age. A sequence with an extent is in one of the three lists.
@@ -244,7 +250,8 @@ class Scheduler:
         sequence.extent = extent
         donor = max(sequence.siblings, key=lambda sibling: sibling.computed if sibling.extent else 0)
         if donor is not sequence and donor.extent is not None:
-            shared = min(donor.computed, sequence.prompt_length, len(sequence.tokens) - 1)
+            # The last token of the prompt gives the logits of token 0, with which a handed-over one is compared.
+            shared = min(donor.computed, sequence.prompt_length - 1)
             self._kv_cache.copy(donor.extent, extent, shared)
             sequence.computed = shared
         if sequence.position:

@@ -23,14 +23,17 @@ class Sequence(JobChoice):
     `tokens` is the prompt and what was generated; the first `computed` of them have keys and values in
     `extent`. `arrival` orders sequences by age, also after a preemption. `siblings` are the choices of the
     same stream, itself among them. `passed`: how many younger ones got memory while it found none. `pause_asked`: it is to be
-    paused when it has `paid_from` generated tokens.
+    paused when it has `paid_from` generated tokens. Of its `handed_over` tokens, those from number `checked` on have not been
+    compared with what the engine chooses itself. Steered ones, and those before them, are not compared.
     """
 
     __slots__ = (
         "arrival",
+        "checked",
         "computed",
         "counts",
         "extent",
+        "handed_over",
         "paid_from",
         "passed",
         "pause_asked",
@@ -51,6 +54,8 @@ class Sequence(JobChoice):
         self.passed = 0
         self.paid_from = 0
         self.pause_asked = False
+        self.checked = self.steered
+        self.handed_over = len(generated)
         self.counts = TokenCounts.for_request(job.sampling, job.prompt, generated)
 
     @property

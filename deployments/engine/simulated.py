@@ -2,9 +2,9 @@
 tests.
 
 A token depends on the prompt, the seed, the choice and the position only, so a job that another
-replica takes over goes on as it would have. Streams end by `max_tokens`, by the context length or by
-`stop_token_ids`; there is no end token. Penalties, bias and the sampling filters have no effect: all
-`token_ids` are equally likely, and logprobs say so.
+replica takes over goes on as it would have. Its handed-over tokens are checked when it is added. Streams end by `max_tokens`,
+by the context length or by `stop_token_ids`; there is no end token. Penalties, bias and the sampling filters have no effect:
+all `token_ids` are equally likely, and logprobs say so.
 
 The pace: a sequence's first token comes `first_token_s` after it got its place; then it gets a token at every
 tick. Ticks are `step_s` apart on an absolute schedule, so that lateness doesn't add up. A missed tick is
@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from app.schema.tokens import Job, Steering, TokenBatch, TokenLogprob
 from deployments.engine.config import EngineConfig
+from deployments.engine.divergences import DIVERGED, Divergences
 from deployments.engine.job_choice import JobChoice, longest_wait_s
 from deployments.engine.protocol import EngineStatistics, Outputs
 from deployments.engine.randomness import mix, mix_all
@@ -89,13 +90,18 @@ class SimulatedSequence(JobChoice):
         top = self._ids[: self.sampling.logprobs or 0].tolist()
         return [TokenLogprob(logprob, [(token, logprob) for token in top])]
 
-    def make_block(self) -> None:
-        """Makes the block that starts at `position`."""
-        positions = np.arange(self.position, self.position + _BLOCK_TOKENS, dtype=np.uint64)
+    def tokens(self, first: int, end: int) -> list[int]:
+        """The tokens from number `first` to before number `end`."""
+        positions = np.arange(first, end, dtype=np.uint64)
         numbers = mix_all(positions ^ self._key_hash) >> np.uint64(11)
         tokens = self._ids[numbers % np.uint64(len(self._ids))]
         early = self._early_ids[numbers % np.uint64(len(self._early_ids))]
-        self.block = np.where(positions < self.sampling.min_tokens, early, tokens).tolist()
+        made: list[int] = np.where(positions < self.sampling.min_tokens, early, tokens).tolist()
+        return made
+
+    def make_block(self) -> None:
+        """Makes the block that starts at `position`."""
+        self.block = self.tokens(self.position, self.position + _BLOCK_TOKENS)
         self.block_start = self.position
         ends = [self.position + _BLOCK_TOKENS - 1, max(self.max_tokens - 1, self.position)]
         stops = frozenset(self.sampling.stop_token_ids)
@@ -226,6 +232,7 @@ class SimulatedEngine(StreamEngine[SimulatedSequence]):
             config, pace, vocab_size=vocab_size, max_model_len_tokens=config.max_model_len_tokens
         )
         self._kv_cache_tokens = config.kv_cache_tokens
+        self._divergences = Divergences(config.on_divergence, "simulated numbers")
         self._token_ids = np.array(token_ids, dtype=np.int64)
         self._clock = clock
 
@@ -257,7 +264,21 @@ class SimulatedEngine(StreamEngine[SimulatedSequence]):
             preemptions=0,
             generated_tokens=self._generated_tokens,
             failed_steps=0,
+            divergences=self._divergences.count,
         )
+
+    def add(self, job: Job) -> None:
+        super().add(job)
+        for sequence in list(self._sequences(job.ingress, job.key)):
+            sent = job.generated[sequence.choice] if job.generated else []
+            own = sequence.tokens(sequence.steered, len(sent))
+            ends = [
+                self._divergences.compare(sequence, position, sent[position], token)
+                for position, token in enumerate(own, sequence.steered)
+            ]
+            if any(ends):
+                self._end(self._made, sequence, "error", error=DIVERGED)
+        self._admit()
 
     def _make_tokens(self, outputs: Outputs) -> None:
         now = self._clock()

@@ -46,6 +46,14 @@ class TokenCounts:
     def __len__(self) -> int:
         return self._size
 
+    def copy(self) -> TokenCounts:
+        """These counts as they are now."""
+        copied = TokenCounts.__new__(TokenCounts)
+        copied._first, copied._size = self._first, self._size
+        copied._added = self._added.copy()
+        copied._tokens, copied._counts = self._tokens.copy(), self._counts.copy()
+        return copied
+
     def add(self, token: int) -> None:
         """Counts one generated token."""
         place = self._place(token)  # first, for it may replace the arrays

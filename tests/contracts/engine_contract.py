@@ -8,7 +8,7 @@ hands out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -116,6 +116,40 @@ class EngineContract:
             assert rest[0].position == cut
             assert self.tokens(rest) == whole[cut:]
             assert rest[-1].finish == "length"
+
+    def test_handed_over_tokens_that_the_engine_chooses_too_do_not_diverge(self) -> None:
+        whole = self.tokens(self.answer(self.job(1)))
+        engine, wait = self.make()
+        for cut in range(len(whole)):
+            engine.add(self.job(1, generated=[whole[:cut]]))
+            self.run(engine, wait)
+        assert engine.statistics().divergences == 0
+
+    @pytest.mark.parametrize("on_divergence", ["continue", "fail"])
+    def test_a_handed_over_token_that_the_engine_does_not_choose_is_a_divergence(
+        self, on_divergence: Literal["continue", "fail"], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        whole = self.tokens(self.answer(self.job(1)))
+        engine, wait = self.make(msgspec.structs.replace(CONFIG, on_divergence=on_divergence))
+        engine.add(self.job(1, generated=[[*whole[:5], whole[5] - 1]]))
+        engine.add(self.job(2, generated=[whole[:6]]))
+        made = self.run(engine, wait)
+        assert engine.statistics().divergences == 1
+        assert f"token 5 was sent as {whole[5] - 1} and is recomputed as {whole[5]}" in caplog.text
+        assert self.tokens(made["a", 2, 0]) == whole[6:]
+        diverged = made["a", 1, 0]
+        assert diverged[0].position == 6
+        if on_divergence == "fail":
+            assert [(batch.token_ids, batch.finish) for batch in diverged] == [([], "error")]
+            assert diverged[0].error
+        else:
+            assert len(self.tokens(diverged)) == 6
+            assert diverged[-1].finish == "length"
+        # Steered tokens are the client's.
+        engine.add(self.job(1, generated=[[*whole[:5], whole[5] - 1]], steered=[6]))
+        self.run(engine, wait)
+        assert engine.statistics().divergences == 1
+        assert engine.statistics().kv_tokens_used == 0
 
     def test_a_job_with_its_ending_ends_at_once(self) -> None:
         whole = self.tokens(self.answer(self.job(1)))

@@ -16,6 +16,7 @@ from app.schema.sampling import SamplingParams
 from app.schema.tokens import Job
 from deployments.engine.config import EngineConfig
 from deployments.engine.engine import TransformersEngine
+from deployments.engine.handed_over import HandedOverToken
 from deployments.engine.model_runner import ModelRunner
 from deployments.engine.scheduler import Chunk
 from deployments.engine.sequence import Sequence
@@ -43,15 +44,16 @@ class Recording:
         self._forward = runner.forward
         runner.forward = self._recorded  # type: ignore[method-assign]
 
-    def _recorded(self, chunks: list[Chunk]) -> tuple[torch.Tensor, list[Sequence]]:
-        logits, sequences = self._forward(chunks)
-        for row, sequence in zip(logits, sequences, strict=True):
-            place = (sequence.key, sequence.choice, sequence.position)
+    def _recorded(self, chunks: list[Chunk]) -> tuple[torch.Tensor, list[Sequence], list[HandedOverToken]]:
+        logits, sequences, handed_over = self._forward(chunks)
+        places = [(sequence.key, sequence.choice, sequence.position) for sequence in sequences]
+        places += [(token.sequence.key, token.choice, token.position) for token in handed_over]
+        for row, place in zip(logits, places, strict=True):
             kept = self.logits.setdefault(place, row.clone())
             self.compared += kept is not row
             if not torch.equal(kept, row):
                 self.unequal.append(place)
-        return logits, sequences
+        return logits, sequences, handed_over
 
 
 @cache
@@ -115,6 +117,7 @@ def test_a_place_has_the_same_logits_in_every_company(name: str, dtype: str) -> 
     check()
     assert recording.unequal == []
     assert recording.compared > 200
+    assert engine.statistics().divergences == 0
 
 
 def handed_over(source: Random, key: int, alone: dict[int, Answers]) -> Job:

@@ -21,6 +21,7 @@ SETTINGS: dict[str, Any] = {
     "prefill_chunk_tokens": 5,
     "prefill_chunk_ms": 70,
     "batch_invariant": False,
+    "on_divergence": "fail",
 }
 
 
@@ -30,10 +31,16 @@ def test_everything_comes_from_the_settings() -> None:
     assert config.max_sequences == 5
 
 
+@pytest.mark.parametrize("on_divergence", ["", "Fail", 0])
+def test_what_becomes_of_a_divergence_is_one_of_two_things(on_divergence: Any) -> None:
+    with pytest.raises(ValueError, match="on_divergence"):
+        EngineConfig(on_divergence=on_divergence)
+
+
 @pytest.mark.parametrize("name", [name for name, value in SETTINGS.items() if type(value) is int])
 def test_a_bound_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=name):
-        EngineConfig(**{name: 0})
+        EngineConfig(**dict[str, Any]({name: 0}))
 
 
 def test_memory_for_less_than_one_sequence_is_refused() -> None:

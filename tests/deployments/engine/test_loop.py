@@ -118,6 +118,7 @@ class CommandedEngine:
             preemptions=0,
             generated_tokens=0,
             failed_steps=0,
+            divergences=0,
         )
 
 

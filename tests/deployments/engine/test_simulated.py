@@ -24,7 +24,8 @@ class PacedEngine:
     def __init__(self, **bounds: int) -> None:
         self.now = 1000.0
         self.events: list[tuple[float, int, int]] = []
-        config = EngineConfig(**{"max_running_sequences": 8, "max_waiting_sequences": 8, **bounds})
+        places: dict[str, Any] = {"max_running_sequences": 8, "max_waiting_sequences": 8}
+        config = EngineConfig(**{**places, **bounds})
         self.engine = SimulatedEngine(
             config,
             vocab_size=1000,

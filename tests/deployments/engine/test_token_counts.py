@@ -26,6 +26,20 @@ def test_counts_are_those_of_the_output_and_tokens_those_of_both(
     assert dict(zip(tokens, values, strict=True)) == {token: counted[token] for token in tokens}
 
 
+@given(TOKENS, TOKENS, TOKENS)
+def test_a_copy_stays_as_it_was(prompt: list[int], before: list[int], later: list[int]) -> None:
+    counts = TokenCounts(prompt, [])
+    for token in before:
+        counts.add(token)
+    copy = counts.copy()
+    for token in later:
+        counts.add(token)
+    wanted = TokenCounts(prompt, before)
+    assert sorted(zip(copy.tokens.tolist(), copy.counts.tolist(), strict=True)) == sorted(
+        zip(wanted.tokens.tolist(), wanted.counts.tolist(), strict=True)
+    )
+
+
 def test_a_prompt_is_counted_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not token by token: the engine's thread does it, and every stream waits for that."""
     monkeypatch.delattr(TokenCounts, "_place")

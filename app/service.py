@@ -186,6 +186,14 @@ class GenerationService:
         """Whether a stream of every model could start and be recorded. False until `run` has heard from the stream store."""
         return self._producer.store_answers and self._models.ready
 
+    def statistics(self) -> dict[str, int]:
+        """The streams that this process produces and follows, and the sequences for which it holds places."""
+        return {
+            "produced": len(self._producer.streams),
+            "followed": len(self._follower.streams),
+            "sequences": self._models.sequences,
+        }
+
     @property
     def closing(self) -> bool:
         """Whether nothing more begins here."""

@@ -32,7 +32,8 @@ class Report:
 
     `events` are what was done, and `quiet` moments at which nothing was, between them. Streams whose client waits or leaves by
     itself, or changes them, are not asked for pauses. `before` and `after`: what the server held when no client was there;
-    `left` says in words what is more at the end, and what it did not recover from.
+    `left` says in words what is more at the end, and what it did not recover from. `lost` counts the streams of each kind that
+    have lost their generator, whatever their client did.
     """
 
     seed: int
@@ -42,6 +43,8 @@ class Report:
     before: Census | None = None
     after: Census | None = None
     left: list[str] = field(default_factory=list)
+    lost: Counter[str] = field(default_factory=Counter)
+    lost_identical: Counter[str] = field(default_factory=Counter)
     edits: Counter[str] = field(default_factory=Counter)
     streams: Counter[str] = field(default_factory=Counter)
     cut: int = 0
@@ -59,6 +62,10 @@ class Report:
             self.violations.append({"call": str(call), "stream": record.stream, "found": list(found)})
         if call.edit is not None and record.frames:
             self.edits[f"{call.edit.kind}, {_effect(call.edit, record)}"] += 1
+        kinds = kinds_of(fields)
+        if any(record.stream in event.lost for event in self.events):
+            self.lost.update(kinds)
+            self.lost_identical.update(() if found else kinds)
         if not call.is_prompt:
             return
         for event in (*self.events, *self.quiet):
@@ -69,7 +76,7 @@ class Report:
                     if call.protocol == "library":
                         continue  # it returns without saying so
                     hit = record.returned_within(event.begin_s, event.recovered_s)
-                self.met.append(Met(event, kinds_of(fields), hit, not found, pause_s))
+                self.met.append(Met(event, kinds, hit, not found, pause_s))
 
     @property
     def passed(self) -> bool:
@@ -84,6 +91,8 @@ class Report:
             "cut": self.cut,
             "reconnected": self.reconnected,
             "disturbances": dict(Counter(event.kind for event in self.events)),
+            "lost": dict(self.lost),
+            "lost_identical": dict(self.lost_identical),
             "edits": dict(self.edits),
             "before": self.before and self.before.as_dict(),
             "after": self.after and self.after.as_dict(),
@@ -103,7 +112,12 @@ class Report:
             "",
             *_counts(Counter(event.kind for event in self.events)),
             "",
-            *(_counts(self.edits) if self.edits else ()),
+            *_counts(self.edits),
+            "",
+            f"| have lost their generator | {' | '.join(KINDS)} |",
+            "|---|" + "--:|" * len(KINDS),
+            f"| number | {' | '.join(str(self.lost[kind]) for kind in KINDS)} |",
+            f"| identical | {' | '.join(str(self.lost_identical[kind]) for kind in KINDS)} |",
             "",
             "| what was done | streams | number | identical | pause p50 | p95 | most | added p50 | p95 | most |",
             "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
@@ -165,7 +179,9 @@ def _effect(edit: Edit, record: Record) -> str:
 
 
 def _counts(counter: Counter[str]) -> list[str]:
-    """A table with one row."""
+    """A table with one row; none for an empty counter."""
+    if not counter:
+        return []
     names, numbers = counter.keys(), map(str, counter.values())
     return [f"| {' | '.join(names)} |", "|" + "--:|" * len(names), f"| {' | '.join(numbers)} |"]
 

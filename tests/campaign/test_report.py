@@ -62,6 +62,9 @@ def test_clients_that_wait_by_themselves_are_not_asked_for_pauses() -> None:
     report.add(Call(0, "sse", leaves_after=(3,)), SEEDED, record("a", 19.0, 21.0), [])
     report.add(Call(0, "sse", delay_s=0.02), SEEDED, record("a", 19.0, 21.0), [])
     assert report.as_dict()["streams"] == {"sse": 2} and not rows(report)
+    assert report.as_dict()["lost"] == {"seeded": 2, "n=3": 2} == report.as_dict()["lost_identical"]
+    report.add(Call(0, "sse", delay_s=0.02), SEEDED, record("a", 19.0, 21.0), ["wrong"])
+    assert (report.lost["seeded"], report.lost_identical["seeded"]) == (3, 2)
 
 
 def test_quiet_moments_lie_between_the_disturbances() -> None:

@@ -35,7 +35,7 @@ test-fast: $(TEST_READY) ## Run the tests that need no Ray cluster
 coverage: $(TEST_READY) ## Run the fast tests with branch coverage; fails under the floor in pyproject.toml
 	$(PYTEST) $(FAST) --cov
 
-campaign: $(TEST_READY) ## Kill processes of a cluster under random load, and check every stream (CAMPAIGN="--seed 7 --duration 300")
+campaign: system $(TEST_READY) ## Kill processes of a cluster under random load, and check every stream (CAMPAIGN="--seed 7 --duration 300")
 	$(VENV)/bin/python -m tests.campaign $(CAMPAIGN)
 
 bench: $(BENCH_READY) ## Measure delivery side by side with other servers (minutes; see docs/benchmarks.md)

@@ -20,6 +20,11 @@ class Models:
         """Whether a stream of every model could start."""
         return all(model.ready for model in self._models.values())
 
+    @property
+    def sequences(self) -> int:
+        """How many run in this process, of all models."""
+        return sum(model.admission.sequences for model in self._models.values())
+
     def named(self, name: str) -> Model:
         """Raises `ModelNotFound`."""
         model = self._models.get(name)

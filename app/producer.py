@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 ORDERS_RETRY_S = 0.25
 ORDERS_WAIT_S = 1.0
 MAX_EARLY_ORDERS = 100
+LOST = "the stream %s has lost the generator replica %s"
 
 
 class StartedBefore(Exception):
@@ -267,6 +268,7 @@ class Producer:
         recovery = Recovery(self._settings.streams, self._clock)
         trials = self._trials[stream.request.model]
         if lost is not None and stream.goes_on():
+            logger.warning(LOST, stream.id, lost)
             pause_s = recovery.lost(lost, tokens=any(stream.counts), on_trial=False)
             await _pause(stream, self._clock.sleep(pause_s))
         while stream.goes_on():
@@ -291,6 +293,7 @@ class Producer:
             if not stream.goes_on():
                 break
             if lost is not None:
+                logger.warning(LOST, stream.id, lost)
                 pause_s = recovery.lost(lost, tokens=stream.counts != counts, on_trial=on_trial)
             elif failure is not None:
                 pause_s = recovery.refused(failure)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from app.auth import callers
 from app.clock import SystemClock
-from app.errors import draining
+from app.errors import InvalidCursor, draining
 from app.follower import Follower
 from app.model import Model
 from app.models import Models
@@ -34,6 +34,10 @@ from app.streams.status import StreamStatus, status_of
 from app.streams.store import MAX_UNSTORED_TOKENS, Idempotency, StreamStore
 from app.streams.stream import Stream
 from app.tasks import Tasks
+
+LAG_S = 10.0
+"""How long a reader waits for a running stream to get as far as it has it. Then its cursor is none of the stream."""
+LAG_POLL_S = 0.1
 
 
 class GenerationService:
@@ -53,7 +57,7 @@ class GenerationService:
         ingress: str,
         clock: Clock | None = None,
     ) -> None:
-        clock = clock or SystemClock()
+        clock = self._clock = clock or SystemClock()
         self.settings = settings
         self.on_close: set[Callable[[], None]] = set()
         self._models = Models(models)
@@ -117,16 +121,12 @@ class GenerationService:
         Raises `StreamNotFound`, also for another owner's stream, `StreamExpired`, `InvalidCursor`, `TooManyReaders`,
         `StoreUnavailable` and `Draining`.
         """
-        self._check_open()
-        stream = await self._follower.find(stream_id, owner)
+        stream = await self._reached(stream_id, after, owner)
         return await self.read(stream, after, window_tokens)
 
     async def check_reached(self, stream_id: str, cursor: str, owner: str = "") -> None:
         """Raises what `resume` raises when a stream can't be resumed after `cursor`; reads nothing of it."""
-        self._check_open()
-        stream = await self._follower.find(stream_id, owner)
-        counts = parse_cursor(cursor, len(stream.choices))
-        check_reached(counts, stream.counts, ahead_tokens=_ahead_tokens(stream))
+        await self._reached(stream_id, cursor, owner)
 
     async def cancel(self, stream_id: str, owner: str = "") -> StreamStatus:
         """Cancels a stream; returns when it has ended. Idempotent. Raises as `resume` does."""
@@ -186,6 +186,14 @@ class GenerationService:
         """Whether a stream of every model could start and be recorded. False until `run` has heard from the stream store."""
         return self._producer.store_answers and self._models.ready
 
+    def statistics(self) -> dict[str, int]:
+        """The streams that this process produces and follows, and the sequences for which it holds places."""
+        return {
+            "produced": len(self._producer.streams),
+            "followed": len(self._follower.streams),
+            "sequences": self._models.sequences,
+        }
+
     @property
     def closing(self) -> bool:
         """Whether nothing more begins here."""
@@ -216,11 +224,29 @@ class GenerationService:
             close()
         await self._tasks.ended()
 
+    async def _reached(self, stream_id: str, after: str | None, owner: str) -> Stream:
+        """The stream, when it has got as far as `after`. Raises as `resume` does.
+
+        What is known here may lag behind what readers have got elsewhere, as much as the store was away: that is waited for.
+        """
+        give_up_s = self._clock.monotonic() + LAG_S
+        while True:
+            self._check_open()
+            stream = await self._follower.find(stream_id, owner)
+            counts = parse_cursor("0" if after is None else after, len(stream.choices))
+            try:
+                check_reached(counts, stream.counts, ahead_tokens=_ahead_tokens(stream))
+                return stream
+            except InvalidCursor:
+                if not stream.may_lag or self._clock.monotonic() >= give_up_s:
+                    raise
+            await self._clock.sleep(LAG_POLL_S)
+
     def _check_open(self) -> None:
         if self._tasks.closed:
             raise draining()
 
 
 def _ahead_tokens(stream: Stream) -> int:
-    """How far a reader may be ahead of what is known here: the producer knows all of its stream, but the store may lag."""
-    return 0 if stream.produced_here or stream.ending is not None else MAX_UNSTORED_TOKENS
+    """How far a reader may be ahead of what is known here without a wait."""
+    return MAX_UNSTORED_TOKENS if stream.may_lag else 0

@@ -23,7 +23,8 @@ MAX_CHANGES = 64
 CHANGE_ID_LENGTH = 16
 
 MAX_UNSTORED_TOKENS = 64
-"""A reader may have seen this many tokens of a choice that are not in the store when the producer dies."""
+"""A reader may have seen this many tokens of a choice that are not in the store when the producer dies; more only if the store
+was away just before."""
 
 
 class StreamRecord(msgspec.Struct, frozen=True, kw_only=True):

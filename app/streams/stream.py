@@ -63,6 +63,7 @@ class Stream:
         )
         self.ending: End | Error | None = None
         self.produced_here = False
+        self._taken_over = False
         self.changes = Changes(choices)
         self.shows_tokens = request.return_token_ids or request.sampling.logprobs is not None
         self.readers = Readers(self, window_tokens=window_tokens, on_left=on_left)
@@ -85,6 +86,7 @@ class Stream:
         Readers of a producer before this one may have seen more than is known here: changes wait until that is made again.
         """
         self.produced_here = True
+        self._taken_over = taken_over
         if taken_over:
             self.changes.take_over(MAX_UNSTORED_TOKENS)
         self._finish_if_complete()
@@ -214,6 +216,13 @@ class Stream:
     def goes_on(self) -> bool:
         """Whether this process is to generate more of the stream."""
         return self.produced_here and self.ending is None
+
+    @property
+    def may_lag(self) -> bool:
+        """Whether readers may have seen more of the stream than is known here: the store lags behind the producer, and what the
+        store did not have of it a producer that has taken over must make again.
+        """
+        return self.ending is None and (self._taken_over or not self.produced_here)
 
     @property
     def counts(self) -> list[int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
@@ -112,6 +113,11 @@ class Ingress:
     async def cancel(self, stream: str, *, api_key: str | None = None) -> Fields:
         """See `HandleCalls.cancel`."""
         return await self._handle_calls.cancel(stream, api_key)
+
+    async def statistics(self) -> dict[str, int]:
+        """The service's statistics, the jobs at generators as `jobs`, and the process id."""
+        jobs = sum(generator.jobs for generator in self._generators.values())
+        return {**self._service.statistics(), "jobs": jobs, "pid": os.getpid()}
 
     # The methods of the gRPC services. Serve finds them by their names, and gives the context by that of its parameter.
 

@@ -70,6 +70,23 @@ def test_the_start_frame_says_what_the_replica_is_wherever_it_is_read(determinis
     live(test)
 
 
+def test_statistics_count_streams_and_places_while_they_are_held() -> None:
+    async def test(world: World) -> None:
+        stream = await world.service.start(request(n=2))
+        reader = await world.second.service.resume(stream.id)
+        assert world.service.statistics() == {"produced": 1, "followed": 0, "sequences": 2}
+        assert world.second.service.statistics() == {"produced": 0, "followed": 1, "sequences": 0}
+        for choice in range(2):
+            world.generator.generations[0].say("ab", choice=choice, finish="stop")
+        await world.clock.advance(1)
+        await rest(reader)
+        await world.clock.advance(1)
+        for service in (world.service, world.second.service):
+            assert service.statistics() == {"produced": 0, "followed": 0, "sequences": 0}
+
+    live(test)
+
+
 def test_the_server_draws_a_seed_and_says_which() -> None:
     async def test(world: World) -> None:
         first = await world.service.start(request())
@@ -218,7 +235,7 @@ def test_a_reader_in_another_process_keeps_a_stream_alive() -> None:
     live(test)
 
 
-def test_a_generator_that_dies_is_replaced_and_the_text_goes_on() -> None:
+def test_a_generator_that_dies_is_replaced_and_the_text_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     async def test(world: World) -> None:
         stream = await world.service.start(request(seed=3, n=2))
         reader = await world.service.read(stream)
@@ -237,7 +254,10 @@ def test_a_generator_that_dies_is_replaced_and_the_text_goes_on() -> None:
         frames = reader.take()
         assert "".join(f.text for f in frames if isinstance(f, Delta) and f.index == 0) == "abcde"
         assert isinstance(frames[-1], End) and frames[-1].cursor == "5.2"
+        assert caplog.messages == [f"the stream {stream.id} has lost the generator replica replica-1"]
+        second.sink.lost()
         await settle()
+        assert len(caplog.messages) == 1
 
     live(test)
 

@@ -18,8 +18,9 @@ from app.errors import (
 from app.schema.frames import End
 from app.schema.native import StreamBody
 from app.schema.sampling import SamplingDefaults
+from app.service import LAG_S
 from app.settings import LimitsSettings
-from app.streams.store import Excerpt, Idempotency
+from app.streams.store import MAX_UNSTORED_TOKENS, Excerpt, Idempotency, Rejection
 from app.validation import parse_object
 from tests.fakes.clock import settle
 from tests.fakes.requests import request
@@ -230,6 +231,67 @@ def test_readers_outlast_a_log_that_is_away_for_a_while_and_are_cut_when_it_stay
         with pytest.raises(Draining):
             await elsewhere
         assert reader.cut and stream.ending is None
+
+    live(test)
+
+
+def test_a_reader_waits_elsewhere_for_a_log_that_lags_behind_what_it_has() -> None:
+    """The store was away while the producer's reader went on, or took long to take the new stream."""
+
+    async def test(world: World) -> None:
+        stream = await world.service.start(request(seed=5))
+        append = world.store.append
+
+        async def away(*_: object) -> list[Rejection]:
+            raise StoreUnavailable("It is away.")
+
+        world.store.append = away  # type: ignore[assignment]
+        world.generator.generations[0].say("a" * 3 * MAX_UNSTORED_TOKENS)
+        resumed = world.second.service.resume(stream.id, str(3 * MAX_UNSTORED_TOKENS - 1))
+        elsewhere = asyncio.ensure_future(resumed)
+        await world.clock.advance(2)
+        assert not elsewhere.done()
+        world.store.append = append  # type: ignore[method-assign]
+        await world.clock.advance(2)
+        world.generator.generations[0].say("b", finish="length")
+        assert text(await rest(await elsewhere)) == "ab"
+
+    live(test)
+
+
+def test_a_cursor_that_a_running_stream_does_not_reach_is_refused_in_the_end() -> None:
+    async def test(world: World) -> None:
+        stream = await world.service.start(request())
+        world.generator.generations[0].say("abc")
+        refused = asyncio.ensure_future(world.second.service.resume(stream.id, "1000"))
+        await world.clock.advance(LAG_S - 1)
+        assert not refused.done()
+        await world.clock.advance(2)
+        with pytest.raises(InvalidCursor):
+            await refused
+        with pytest.raises(InvalidCursor):
+            await world.service.resume(stream.id, "4")  # the producer knows at once
+        stream.cancel()
+        await world.clock.advance(1)
+
+    live(test)
+
+
+def test_a_reader_of_a_producer_that_died_is_not_refused_by_the_one_that_took_over() -> None:
+    """It comes when the stream has been taken over, and has tokens that the store never got."""
+
+    async def test(world: World) -> None:
+        stream = await world.service.start(request(seed=5, on_disconnect="continue"))
+        world.generator.generations[0].say("abc")
+        await settle()
+        await world.first.die()
+        await world.clock.advance(5)
+        taken = world.second.generator.generations[0]
+        assert taken.job.generated == [[97, 98, 99]]
+        reader = asyncio.ensure_future(rest(await world.second.service.resume(stream.id, "5")))
+        taken.say("de")
+        taken.say("f", finish="length")
+        assert text(await reader) == "f"
 
     live(test)
 

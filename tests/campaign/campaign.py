@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
+from tests.campaign.census import census_of, settled
 from tests.campaign.clients import Clients
-from tests.campaign.disturber import Disturber
+from tests.campaign.disturber import Disturber, Event
 from tests.campaign.oracle import violations
-from tests.campaign.plan import Call, Plan
+from tests.campaign.plan import KINDS, ROUND, Call, Disturbance, Plan, kinds_of
 from tests.campaign.record import Record
-from tests.campaign.report import Report
+from tests.campaign.replay import SteeredStream, replayed
+from tests.campaign.report import Report, quiet_moments
 from tests.integration.cluster import Cluster, shipped_config
+from tests.integration.redis_server import RedisServer
 
 MODEL = "storyteller"
 
+Result = tuple[Call, Record | str]
+"""What came of a call: what its client got, or why it got no more."""
 
-def campaign_config() -> dict[str, Any]:
-    """The shipped configuration with two generators, of the real engine in float32, and two ingress processes."""
+
+class World:
+    """A started cluster, and the Redis that is its stream store if that is not a process of the cluster."""
+
+    def __init__(self, cluster: Cluster, redis: RedisServer | None) -> None:
+        self.cluster = cluster
+        self.redis = redis
+
+
+@contextmanager
+def world(store: str) -> Iterator[World]:
+    """The shipped configuration with two generators, of the real engine in float32, and two ingress processes.
+
+    `store`: redis or memory.
+    """
     config = shipped_config()
     args = config["applications"][0]["args"]
     args["models"][0] |= {
@@ -30,38 +51,129 @@ def campaign_config() -> dict[str, Any]:
     }
     args["ingress"] = {"replicas": 2}
     args["streams"]["replica_wait_s"] = 60  # a replica takes longer to start on a busy machine
-    return config
+    variables = config["controller_options"]["runtime_env"]["env_vars"]
+    variables["RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE"] = "1"  # for `Losses`
+    with ExitStack() as stack:
+        redis = None
+        if store == "redis":
+            redis = RedisServer(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+            redis.start()
+            stack.callback(redis.kill)
+            args["streams"] |= {"backend": "redis", "redis_url": redis.url}
+        # Ray lets the processes of replicas give way to all others, which would be measured, too.
+        cluster = Cluster(config, RAY_worker_niceness="0")
+        stack.callback(cluster.stop)
+        cluster.start()
+        yield World(cluster, redis)
 
 
-async def run(cluster: Cluster, seed: int, duration_s: float, streams: int) -> Report:
-    """Keeps `streams` streams running for `duration_s`, disturbs them, and waits for the end of the last."""
-    plan = Plan(seed, model=MODEL)
-    clients = Clients(cluster.base_url, cluster.grpc_address)
-    disturber = Disturber(cluster, MODEL, seed)
-    results: list[tuple[Call, Record | str]] = []
-    try:
-        undisturbed = [
-            await clients.read(Call(number, "sse"), fields) for number, fields in enumerate(plan.requests)
-        ]
-        until_s = time.monotonic() + duration_s
-        calls = plan.calls()
+class Campaign:
+    """`streams` run at any time, for `duration_s` seconds and until everything was done once.
 
-        async def work() -> None:
-            while time.monotonic() < until_s:
-                call = next(calls)
-                try:
-                    results.append((call, await clients.read(call, plan.requests[call.request])))
-                except Exception as error:
-                    results.append((call, f"{type(error).__name__}: {error}"))
+    With `killed`, generators are killed, and nothing else is done, until so many streams of each kind have lost theirs.
+    """
 
-        await asyncio.gather(disturber.run(plan.disturbances(), until_s), *(work() for _ in range(streams)))
-    finally:
-        await clients.close()
-    report = Report(seed, duration_s)
-    report.disturbances.update(event.kind for event in disturber.events)
-    for call, record in results:
-        if isinstance(record, str):
-            report.add(call, Record(), [record], [])
-        else:
-            report.add(call, record, violations(record, undisturbed[call.request]), disturber.events)
-    return report
+    def __init__(self, world: World, seed: int, *, duration_s: float, streams: int, killed: int = 0) -> None:
+        self._cluster = world.cluster
+        self._plan = Plan(seed, model=MODEL)
+        self._disturber = Disturber(world.cluster, MODEL, world.redis, seed)
+        self._forgets = world.redis is None
+        self._seed = seed
+        self._duration_s = duration_s
+        self._streams = streams
+        self._killed = killed
+        self._results: list[Result] = []
+        self._unrecovered: list[str] = []
+        self._is_over = False
+
+    async def run(self) -> Report:
+        """Starts the load, disturbs it, waits for the end of the last stream, and looks at all."""
+        undisturbed = await self._undisturbed()
+        before = await census_of(self._cluster, self._disturber, MODEL)
+        began_s = time.monotonic()
+        clients = self._clients()
+        try:
+            calls = self._plan.calls()
+            workers = (self._work(clients, calls) for _ in range(self._streams))
+            await asyncio.gather(self._disturb(began_s), *workers)
+        finally:
+            await clients.close()
+        ended_s = time.monotonic()
+        after = await settled(self._cluster, self._disturber, MODEL, before)
+        events = self._disturber.events
+        report = Report(
+            self._seed, ended_s - began_s, events, quiet_moments(events, began_s, ended_s), before, after
+        )
+        report.left += [*self._unrecovered, *after.differences(before)]
+        self._judge(report, undisturbed)
+        return report
+
+    def _clients(self) -> Clients:
+        return Clients(self._cluster.base_url, self._cluster.grpc_address, forgets=self._forgets)
+
+    async def _undisturbed(self) -> list[Record]:
+        """What the requests give while nothing is done."""
+        clients = self._clients()
+        try:
+            calls = [Call(number, "sse") for number in range(len(self._plan.requests))]
+            return [await clients.read(call, self._plan.requests[call.request]) for call in calls]
+        finally:
+            await clients.close()
+
+    async def _work(self, clients: Clients, calls: Iterator[Call]) -> None:
+        """One stream after the other."""
+        while not self._is_over:
+            call = next(calls)
+            try:
+                self._results.append((call, await clients.read(call, self._plan.requests[call.request])))
+            except Exception as error:
+                self._results.append((call, f"{type(error).__name__}: {error}"))
+
+    async def _disturb(self, began_s: float) -> None:
+        """One thing after the other, until it is enough."""
+        kinds: Sequence[Disturbance] = ["kill generator"] if self._killed else ROUND
+        events = self._disturber.events
+        try:
+            for pause_s, kind in self._plan.disturbances(kinds):
+                await asyncio.sleep(pause_s)
+                if self._killed:
+                    is_enough = lost_of_each_kind(self._plan, self._results, events) >= self._killed
+                else:
+                    is_enough = time.monotonic() - began_s > self._duration_s and len(events) >= len(ROUND)
+                if is_enough:
+                    return
+                await self._disturber.do(kind)
+        except AssertionError as error:
+            self._unrecovered.append(f"{kind}: {error}")
+        finally:
+            self._is_over = True
+
+    def _judge(self, report: Report, undisturbed: Sequence[Record]) -> None:
+        """Adds each stream, with what is wrong with it."""
+        steered: dict[int, SteeredStream] = {}
+        for number, (call, record) in enumerate(self._results):
+            if isinstance(record, Record) and record.steered and not record.cut:
+                assert call.edit is not None
+                piece = record.steered[0]
+                position = int(piece["cursor"]) - piece["tokens"]
+                steered[number] = SteeredStream(self._plan.requests[call.request], position, call.edit.text)
+        args = self._cluster.config["applications"][0]["args"]
+        tokens = dict(zip(steered, replayed(args, list(steered.values())), strict=True))
+        for number, (call, record) in enumerate(self._results):
+            fields = self._plan.requests[call.request]
+            if isinstance(record, str):
+                report.add(call, fields, Record(), [record])
+            else:
+                found = violations(record, undisturbed[call.request], call.edit, tokens.get(number))
+                report.add(call, fields, record, found)
+
+
+def lost_of_each_kind(plan: Plan, results: Sequence[Result], events: Sequence[Event]) -> int:
+    """So many streams of each kind have lost a generator, at least."""
+    lost = frozenset[str]().union(*(event.lost for event in events))
+    kinds = [
+        kinds_of(plan.requests[call.request])
+        for call, record in results
+        if isinstance(record, Record) and record.stream in lost
+    ]
+    return min(sum(kind in of for of in kinds) for kind in KINDS)

@@ -2,40 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Literal
 
 Protocol = Literal["sse", "library", "websocket", "grpc", "chat"]
 PROTOCOLS: tuple[Protocol, ...] = ("sse", "library", "websocket", "grpc", "chat")
-Disturbance = Literal["kill generator", "stop generator", "kill ingress", "kill tokenizer"]
-DISTURBANCES: tuple[Disturbance, ...] = (
+Disturbance = Literal[
+    "nothing",
     "kill generator",
-    "kill generator",
-    "stop generator",
     "stop generator",
     "kill ingress",
+    "stop ingress",
     "kill tokenizer",
+    "stop tokenizer",
+    "kill store",
+    "stop store",
+    "redeploy all",
+]
+"""To stop a process is to let it stand still for a while. To redeploy is to deploy another configuration, with one generator
+more, or less again.
+"""
+OF_INGRESS: tuple[Disturbance, ...] = ("kill ingress", "stop ingress", "redeploy all")
+"""What breaks the connections of clients."""
+ROUND: tuple[Disturbance, ...] = (
+    "kill generator",
+    "stop generator",
+    "kill ingress",
+    "stop ingress",
+    "kill tokenizer",
+    "stop tokenizer",
+    "kill store",
+    "stop store",
+    "redeploy all",  # one more generator
+    "redeploy all",  # one less
 )
-"""Drawn from as often as they stand here."""
+"""What is done in each round, in any order."""
+KINDS = ("greedy", "seeded", "penalties", "stops", "n=3", "logprobs")
+"""Of requests. A request may be of several."""
 
 _PROMPTS = ("Once upon a time", "The fox", "In a small house by the sea", "Tell me")
 _STOPS = (["."], ["\n", " and"], [" the "])
+
+
+_STEERED = (" But then", " The moon rose over the sea.", "\n\nAnd so")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change of the running stream, sent when the client has `after` tokens. `elsewhere`: on another connection.
+
+    `text` is what the stream is steered with, or the stop string that is added.
+    """
+
+    kind: Literal["steer", "update", "stop"]
+    after: int
+    text: str = ""
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
 class Call:
     """One stream of the load. `request` is its number among `Plan.requests`.
 
-    `leaves_after`: the client cuts its own connection when it has so many tokens, and comes back. `delay_s`: what it waits after
-    each frame.
+    `leaves_after`: the client cuts its own connection whenever it has so many tokens, and comes back. `rests_after`: it reads
+    nothing for some seconds then. `delay_s`: what it waits after each frame.
     """
 
     request: int
     protocol: Protocol
-    leaves_after: int | None = None
+    leaves_after: tuple[int, ...] = ()
+    rests_after: int | None = None
     delay_s: float = 0.0
+    edit: Edit | None = None
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether the client takes everything at once, so that all pauses are the server's."""
+        return not (self.leaves_after or self.rests_after or self.delay_s or self.edit)
 
 
 class Plan:
@@ -52,23 +97,58 @@ class Plan:
 
     def calls(self) -> Iterator[Call]:
         """The calls, without end."""
-        source = self._calls
         while True:
-            request = source.randrange(len(self.requests))
-            protocol = source.choice(PROTOCOLS)
-            may_leave = protocol != "chat" and source.random() < 0.3
-            yield Call(
-                request,
-                protocol,
-                leaves_after=source.randrange(1, 150) if may_leave else None,
-                delay_s=source.choice([0.0] * 9 + [0.02]),
-            )
+            yield self._call(self._calls)
 
-    def disturbances(self) -> Iterator[tuple[float, Disturbance]]:
-        """What is done, without end, and how many seconds after the server has recovered from the one before."""
+    def _call(self, source: Random) -> Call:
+        request, protocol = source.randrange(len(self.requests)), source.choice(PROTOCOLS)
+        if protocol == "websocket" and is_plain(self.requests[request]) and source.random() < 0.6:
+            return Call(request, protocol, edit=_edit(source))
+        leaves_after: tuple[int, ...] = ()
+        if protocol != "chat" and source.random() < 0.3:
+            leaves_after = tuple(sorted(source.sample(range(1, 150), source.randint(1, 3))))
+        return Call(
+            request,
+            protocol,
+            leaves_after,
+            rests_after=source.randrange(1, 100) if source.random() < 0.1 else None,
+            delay_s=source.choice([0.0] * 9 + [0.02]),
+        )
+
+    def disturbances(self, kinds: Sequence[Disturbance]) -> Iterator[tuple[float, Disturbance]]:
+        """What is done, in rounds of all `kinds`, without end, each so many seconds after the recovery from the one before."""
         source = self._disturbances
         while True:
-            yield source.uniform(0.5, 4.0), source.choice(DISTURBANCES)
+            for kind in source.sample(kinds, len(kinds)):
+                yield source.uniform(0.5, 4.0), kind
+
+
+def kinds_of(fields: dict[str, Any]) -> frozenset[str]:
+    """Those of `KINDS` that a request is of."""
+    of = {
+        "greedy": fields["temperature"] == 0,
+        "seeded": "seed" in fields,
+        "penalties": any(name.endswith("_penalty") for name in fields),
+        "stops": "stop" in fields,
+        "n=3": fields["n"] == 3,
+        "logprobs": "logprobs" in fields,
+    }
+    return frozenset(kind for kind in KINDS if of[kind])
+
+
+def is_plain(fields: dict[str, Any]) -> bool:
+    """Whether the text of the request, when it is edited, can be told from that of the undisturbed run."""
+    return fields["n"] == 1 and "stop" not in fields
+
+
+def _edit(source: Random) -> Edit:
+    after, elsewhere = source.randrange(1, 120), source.random() < 0.5
+    kind = source.choice(["steer", "steer", "update", "stop"])
+    if kind == "steer":
+        return Edit("steer", after, source.choice(_STEERED), elsewhere)
+    if kind == "update":
+        return Edit("update", after, source.choice([".", " the", "and"]), elsewhere)
+    return Edit("stop", after, elsewhere=elsewhere)
 
 
 def _request(source: Random, model: str, tokens: int) -> dict[str, Any]:
@@ -77,7 +157,7 @@ def _request(source: Random, model: str, tokens: int) -> dict[str, Any]:
         "prompt": source.choice(_PROMPTS),
         "max_tokens": source.randrange(tokens // 2, tokens),
         "ignore_eos": True,
-        "n": source.choice([1, 1, 1, 3]),
+        "n": source.choice([1, 1, 3]),
     }
     if source.random() < 0.3:
         fields["temperature"] = 0.0
@@ -92,6 +172,6 @@ def _request(source: Random, model: str, tokens: int) -> dict[str, Any]:
     if source.random() < 0.3:
         fields["stop"] = source.choice(_STOPS)
         fields["min_tokens"] = 30
-    if source.random() < 0.2:
+    if source.random() < 0.3:
         fields["logprobs"] = source.choice([0, 3])
     return fields

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 Frame = dict[str, Any]
@@ -13,13 +15,20 @@ TERMINAL = ("end", "error")
 
 @dataclass
 class Record:
-    """`came_s`: when each frame came (`time.monotonic`). `cut`: the connection broke, and the protocol has no way to go on."""
+    """`came_s` and `connected_s`: when each frame came and each connection was begun (`time.monotonic`). `cut`: the connection
+    broke, and the protocol has no way to go on, or the server has forgotten the stream. `edited`: the edit was sent.
+    """
 
     frames: list[Frame] = field(default_factory=list)
     came_s: list[float] = field(default_factory=list)
-    connections: int = 0
+    connected_s: list[float] = field(default_factory=list)
     stream: str | None = None
     cut: bool = False
+    edited: bool = False
+
+    def connect(self) -> None:
+        """A connection is about to be made."""
+        self.connected_s.append(time.monotonic())
 
     def take(self, frame: Frame) -> None:
         self.frames.append(frame)
@@ -49,6 +58,16 @@ class Record:
         return texts
 
     @property
+    def token_ids(self) -> list[int]:
+        """Of a stream with one choice that was asked for them."""
+        return [token for frame in self.frames if frame["type"] == "delta" for token in frame["token_ids"]]
+
+    @property
+    def steered(self) -> list[Frame]:
+        """The deltas whose text was put in by the client."""
+        return [frame for frame in self.frames if frame.get("steered")]
+
+    @property
     def logprobs(self) -> dict[int, list[Any]]:
         """By choice, of the deltas that carry them."""
         found: dict[int, list[Any]] = {}
@@ -59,9 +78,11 @@ class Record:
 
     def longest_gap_s(self, begin_s: float, end_s: float) -> float | None:
         """The longest time without a frame that touches the time between two moments; None if the stream did not run then."""
-        gaps = [
-            later - earlier
-            for earlier, later in zip(self.came_s, self.came_s[1:], strict=False)
-            if earlier <= end_s and later >= begin_s
-        ]
+        first = max(bisect_left(self.came_s, begin_s) - 1, 0)
+        came_s = self.came_s[first : bisect_right(self.came_s, end_s) + 1]
+        gaps = [later - earlier for earlier, later in pairwise(came_s)]
         return max(gaps, default=None)
+
+    def returned_within(self, begin_s: float, end_s: float) -> bool:
+        """Whether a further connection was begun between two moments."""
+        return any(begin_s <= at_s <= end_s for at_s in self.connected_s[1:])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.campaign.oracle import violations
+from tests.campaign.plan import Edit
 from tests.campaign.record import Frame, Record
 
 
@@ -109,3 +110,52 @@ def test_the_longest_gap_is_looked_for_around_a_disturbance() -> None:
     assert made.longest_gap_s(4.1, 4.2) == 0.5
     assert made.longest_gap_s(4.1, 5.0) == 4.5
     assert made.longest_gap_s(10.0, 11.0) is None
+
+
+def edited(*tokens: int, reason: str = "length", stop: str | None = None) -> Record:
+    """A stream of one choice, a letter for each token; negative ones were put in."""
+    made, text = Record(), ""
+    made.take({"type": "start", "cursor": "0", "stream": "st_1"})
+    for count, token in enumerate(tokens, 1):
+        letter = chr(abs(token))
+        text += letter
+        delta = {"type": "delta", "index": 0, "cursor": str(count), "text": letter, "tokens": 1}
+        made.take({**delta, "token_ids": [token], "steered": token < 0})
+    made.take(
+        {
+            "type": "end",
+            "cursor": str(len(tokens)),
+            "choices": [{"index": 0, "finish_reason": reason, "stop_reason": stop}],
+            "usage": {"completion_tokens": len(tokens)},
+            "text_sha256": [sha256(text)],
+        }
+    )
+    return made
+
+
+WHOLE = edited(97, 98, 99, 100)
+STEER, STOP, UPDATE = Edit("steer", 1, "x"), Edit("stop", 1), Edit("update", 1, "c")
+
+
+def test_a_steered_stream_is_as_one_that_was_steered_alike() -> None:
+    steered = edited(97, -120, 121)
+    assert violations(steered, WHOLE, STEER, [97, -120, 121]) == []
+    assert "tokens" in violations(steered, WHOLE, STEER, [97, -120, 122])[0]
+    assert "steered once" in violations(edited(97, -120, -120), WHOLE, STEER, [97, -120, -120])[0]
+    assert violations(steered, WHOLE, STEER)  # without the tokens it is only another text
+    assert violations(WHOLE, WHOLE, STEER) == []  # it came too late
+
+
+def test_a_stream_that_was_stopped_is_a_beginning() -> None:
+    assert violations(edited(97, 98, reason="stop"), WHOLE, STOP) == []
+    assert violations(WHOLE, WHOLE, STOP) == []
+    assert "beginning" in violations(edited(97, 99, reason="stop"), WHOLE, STOP)[0]
+    assert violations(edited(97, 98, reason="stop"), WHOLE)  # nobody stopped it
+    assert violations(edited(97, 98, reason="stop", stop="c"), WHOLE, STOP)
+
+
+def test_a_stop_string_that_was_added_is_what_comes_next() -> None:
+    assert violations(edited(97, 98, reason="stop", stop="c"), WHOLE, UPDATE) == []
+    assert violations(WHOLE, WHOLE, UPDATE) == []
+    assert "come next" in violations(edited(97, reason="stop", stop="c"), WHOLE, UPDATE)[0]
+    assert violations(edited(97, 98, reason="stop", stop="d"), WHOLE, UPDATE)

@@ -104,10 +104,11 @@ class Cluster:
 
     def haproxy_servers(self) -> list[dict[str, str]]:
         """A row of HAProxy's statistics for each server of each of its backends. Raises `httpx.HTTPError`."""
-        port = self.variables["RAY_SERVE_HAPROXY_STATS_PORT"]
-        text = httpx.get(f"http://127.0.0.1:{port}/stats;csv", timeout=5).text.removeprefix("# ")
-        rows = csv.DictReader(text.splitlines())
-        return [row for row in rows if row["svname"] not in ("FRONTEND", "BACKEND")]
+        return [row for row in self._haproxy_statistics() if row["svname"] not in ("FRONTEND", "BACKEND")]
+
+    def connections(self) -> int:
+        """How many connections HAProxy has to servers at this moment. Raises `httpx.HTTPError`."""
+        return sum(int(row["scur"] or 0) for row in self.haproxy_servers())
 
     def ingress_in_use(self) -> int:
         """How many ingress processes HAProxy would send a request to. Raises `httpx.HTTPError`."""
@@ -117,6 +118,11 @@ class Cluster:
             and row["status"].startswith("UP")
             for row in self.haproxy_servers()
         )
+
+    def _haproxy_statistics(self) -> list[dict[str, str]]:
+        port = self.variables["RAY_SERVE_HAPROXY_STATS_PORT"]
+        text = httpx.get(f"http://127.0.0.1:{port}/stats;csv", timeout=5).text.removeprefix("# ")
+        return list(csv.DictReader(text.splitlines()))
 
     def _launch(self) -> subprocess.Popen[bytes]:
         path = self.directory / "serve_config.yaml"

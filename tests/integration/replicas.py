@@ -33,13 +33,14 @@ async def replaced(server: Cluster, title: str, count: int, killed: int) -> None
     while (
         len(set(server.processes(title)) - {killed}) < count
         or (title == INGRESS and server.ingress_in_use() < count)
-        or not await _healthy(server)
+        or not await healthy(server)
     ):
         assert time.monotonic() < give_up_s, f"{title} was not replaced"
         await asyncio.sleep(0.5)
 
 
-async def _healthy(server: Cluster) -> bool:
+async def healthy(server: Cluster) -> bool:
+    """Whether every ingress process that HAProxy uses says that a stream could start; four requests reach two of them."""
     async with httpx.AsyncClient(base_url=server.base_url) as client:
         try:
             return all([(await client.get("/health")).status_code == 200 for _ in range(4)])

@@ -17,6 +17,9 @@ from deployments.messages.port_requests import PortRequests
 MAX_CALLS = 4096
 """Calls that are done at once. Each ingress process waits in one for orders, and in one per followed stream."""
 
+LEARNING_S = 4.0
+"""Every ingress process has connected by then; less than the time limit of a call."""
+
 _REQUESTS = PortRequests(store.StreamStore)
 
 
@@ -24,7 +27,7 @@ class StreamStore:
     """A `MemoryStreamStore` that is called on links."""
 
     def __init__(self, bounds: StoreBounds) -> None:
-        self._store = MemoryStreamStore(bounds, SystemClock())
+        self._store = MemoryStreamStore(bounds, SystemClock(), LEARNING_S)
         self._link = LinkServer(self.call, max_calls=MAX_CALLS)
 
     async def link_address(self) -> bytes:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.errors import Overloaded, StreamExpired
+from app.errors import Overloaded, StreamExpired, StreamNotFound
 from app.schema.tokens import TokenBatch
 from app.streams.memory_store import MemoryStreamStore
 from app.streams.store import Append
@@ -92,5 +92,34 @@ def test_a_running_stream_does_not_stay_for_ever() -> None:
         await world.store.append("d1", [])
         with pytest.raises(StreamExpired):
             await world.store.read("st_a", [0])
+
+    asyncio.run(main())
+
+
+LEARNING_S = 4.0
+
+
+def test_a_new_store_is_told_of_running_streams_before_it_says_that_there_is_none() -> None:
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStreamStore(BOUNDS, clock, LEARNING_S)
+        await clock.advance(100.0)  # no process has found the store yet
+        await store.renew("d2", 0.0)
+        known = asyncio.ensure_future(store.record("st_a"))
+        unknown = asyncio.ensure_future(store.record("st_b"))
+        of_another = asyncio.ensure_future(store.record("st_a", "another"))
+        await clock.advance(1.0)
+        await store.create(record("st_a"), "d1")
+        await clock.advance(1.0)
+        assert not known.done(), "its tokens are not there yet, and a reader may have some"
+        await store.append("d1", [Append("st_a", 1, [TokenBatch(0, 0, 0, [1, 2])])])
+        await clock.advance(0.1)
+        assert (await known).id == "st_a"
+        assert not unknown.done() and not of_another.done()
+        await clock.advance(LEARNING_S - 2)
+        for waiting in (unknown, of_another):
+            assert isinstance(waiting.exception(), StreamNotFound)
+        with pytest.raises(StreamNotFound):
+            await store.record("st_c")
 
     asyncio.run(main())

@@ -249,6 +249,38 @@ def test_calls_that_were_cut_leave_no_trace(server: RedisServer) -> None:
     asyncio.run(main())
 
 
+def test_a_stream_that_a_second_call_has_been_given_is_not_undone_but_goes_on_elsewhere(
+    server: RedisServer,
+) -> None:
+    """The first call was cut, so its producer undoes it; the caller has come again through another process meanwhile."""
+
+    async def main() -> None:
+        async with world_on(server, lease_s=0.5) as world:
+            first, second = world.store, world.another_process()
+            await first.create(record("st_0"), "d1")  # the script is there, and a connection
+            await second.renew("d2", 0.0)
+            await asyncio.sleep(0.6)  # after a start of the server, leases hold for so long
+            server.stand_still()
+            call = asyncio.ensure_future(first.create(record("st_a"), "d1", Idempotency("k", "body")))
+            await asyncio.sleep(0.1)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+            server.go_on()
+            await asyncio.sleep(0.1)
+            assert await second.create(record("st_b"), "d2", Idempotency("k", "body")) == "st_a"
+            assert not (await second.read("st_a", [0])).orphaned
+            await first.renew("d1", 0.0)
+            assert (await second.read("st_a", [0])).orphaned
+            assert await second.count_readers("st_a", "d2", 1) == 0
+            assert await second.take("st_a", "d2") == 2
+            for _ in range(4):
+                await first.renew("d1", 0.0)
+            assert await second.append("d2", [Append("st_a", 2, [token(0, 7)])]) == []
+            assert await tokens_of(second, "st_a") == [7]
+
+    asyncio.run(main())
+
+
 def test_orders_that_were_not_received_are_given_again(server: RedisServer) -> None:
     async def main() -> None:
         async with world_on(server) as world:

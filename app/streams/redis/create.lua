@@ -23,7 +23,10 @@ if idempotency ~= '' then
   local first = redis.call('HMGET', P .. 'i:' .. idempotency, 'stream', 'digest')
   if first[1] and redis.call('EXISTS', P .. 's:' .. first[1]) == 1 then
     if first[2] ~= digest then return {'conflict'} end
-    if first[1] ~= id then return {'kept', first[1]} end
+    if first[1] ~= id then
+      redis.call('HSET', P .. 's:' .. first[1], 'claimed', 1)
+      return {'kept', first[1]}
+    end
   end
 end
 local known = redis.call('HMGET', key, 'producer', 'ending')

@@ -8,7 +8,8 @@
 --     s:<stream>           hash: owner, record, prompt (tokens), producer, epoch, n, expires (ms), ending, and
 --                          readers:<producer> (how many it has), watch (processes whose readers wait), idempotency, nonce,
 --                          continue, logprobs, edited, end (the letter of an order to end it), changes (how many were
---                          ordered; each only where it applies), f<choice> (how the engine ended it)
+--                          ordered), claimed (given to a second caller with its idempotency key; each only where it
+--                          applies), f<choice> (how the engine ended it)
 --     t:<stream>:<choice>  string: the token ids, 4 bytes each, so that its length says what is new in an append
 --     p:<stream>:<choice>  list: their log probabilities, packed
 --     e:<stream>:<choice>  list: the edits among them: the change's id (16 characters), where the edit ends, a space, and the

@@ -5,13 +5,15 @@ local orders = P .. 'o:' .. producer
 
 local function undo(id, nonce)
   local key = P .. 's:' .. id
-  local s = redis.call('HMGET', key, 'nonce', 'producer', 'continue', 'watch')
+  local s = redis.call('HMGET', key, 'nonce', 'producer', 'continue', 'watch', 'claimed')
   if s[1] ~= nonce or s[2] ~= producer then return end
-  if string.sub(nonce, 1, 1) == 'c' then
+  if string.sub(nonce, 1, 1) == 'c' and not s[5] then
     forget(id)
     redis.call('DEL', P .. 'd:' .. id)
   else
+    -- Another producer may go on. A creation is kept so when a second call with its idempotency key has been given the stream.
     redis.call('HSET', key, 'producer', '')
+    if s[5] then redis.call('HDEL', key, 'readers:' .. producer) end
     redis.call('ZREM', P .. 'c:' .. producer, id)
     if s[3] then continues_with('', id) end
   end

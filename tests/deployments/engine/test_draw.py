@@ -20,8 +20,8 @@ def test_tokens_come_as_often_as_their_weights_say(size: int, spread: float) -> 
     depths = torch.randn(size, generator=torch.Generator().manual_seed(size)) * spread
     weights = weights_of(depths - depths.min())
     counts = torch.zeros(size)
-    for start in range(0, DRAWS, 1000):
-        drawn = draw(weights.expand(1000, -1), keys(DRAWS)[start : start + 1000])
+    for part in keys(DRAWS).split(1000):
+        drawn = draw(weights.expand(len(part), -1), part)
         counts += torch.bincount(drawn, minlength=size)
     check_frequencies(counts, weights.double() / weights.sum())
 

@@ -4,7 +4,7 @@ from random import Random
 from typing import Any
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.schema.sampling import SamplingParams
@@ -454,6 +454,7 @@ def test_a_prompt_gets_the_free_memory_wherever_it_lies() -> None:
     assert {100: 3000, 101: 20000, 102: 100}.items() <= counts(scheduler.schedule()).items()
 
 
+@settings(max_examples=30)
 @given(
     median=st.sampled_from([150, 250, 400]),
     total=st.sampled_from([8192, 10000, 20000]),

@@ -93,7 +93,7 @@ class Plan:
         source = Random(seed)
         self._calls = Random(source.random())
         self._disturbances = Random(source.random())
-        self.requests = [_request(source, model, tokens) for _ in range(requests)]
+        self.requests = [_request(source, model, tokens, number) for number in range(requests)]
 
     def calls(self) -> Iterator[Call]:
         """The calls, without end."""
@@ -151,27 +151,28 @@ def _edit(source: Random) -> Edit:
     return Edit("stop", after, elsewhere=elsewhere)
 
 
-def _request(source: Random, model: str, tokens: int) -> dict[str, Any]:
+def _request(source: Random, model: str, tokens: int, number: int) -> dict[str, Any]:
+    """The kinds are spread by the number, so that none is rare: of 24 requests each has 8 or more."""
     fields: dict[str, Any] = {
         "model": model,
         "prompt": source.choice(_PROMPTS),
         "max_tokens": source.randrange(tokens // 2, tokens),
         "ignore_eos": True,
-        "n": source.choice([1, 1, 3]),
+        "n": 3 if number % 3 == 0 else 1,
     }
-    if source.random() < 0.3:
+    if number % 5 < 2:
         fields["temperature"] = 0.0
     else:
         fields["seed"] = source.randrange(1000)
         fields["temperature"] = source.choice([0.7, 1.0, 1.5])
         fields |= source.choice([{}, {"top_p": 0.9}, {"top_k": 20, "top_p": 0.95}, {"min_p": 0.05}])
-    if source.random() < 0.3:
+    if number % 2 == 0:
         fields |= source.choice(
             [{"repetition_penalty": 1.2}, {"presence_penalty": 0.5, "frequency_penalty": 0.3}]
         )
-    if source.random() < 0.3:
+    if number // 2 % 2 == 0:
         fields["stop"] = source.choice(_STOPS)
         fields["min_tokens"] = 30
-    if source.random() < 0.3:
+    if number // 4 % 2 == 0:
         fields["logprobs"] = source.choice([0, 3])
     return fields

@@ -38,3 +38,10 @@ def test_everything_is_drawn_sooner_or_later() -> None:
     assert all(("seed" in fields) != (fields["temperature"] == 0) for fields in plan.requests)
     assert any(call.leaves_after for call in calls) and any(call.delay_s for call in calls)
     assert not any(call.leaves_after for call in calls if call.protocol == "chat")
+
+
+def test_no_kind_of_request_is_rare() -> None:
+    requests = Plan(1, model="m").requests
+    for kind in KINDS:
+        assert sum(kind in kinds_of(fields) for fields in requests) >= 8
+    assert sum(map(is_plain, requests)) >= 6

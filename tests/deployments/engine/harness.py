@@ -35,6 +35,8 @@ from app.schema.tokens import EngineFinish, Job, TokenLogprob
 from deployments.engine.config import EngineConfig
 from deployments.engine.engine import TransformersEngine
 from deployments.engine.protocol import Engine, Outputs
+from deployments.engine.scheduler import Scheduler
+from deployments.engine.sequence import Sequence
 
 VOCAB = 151
 CONFIG = EngineConfig(
@@ -167,3 +169,10 @@ def answer_all(engine: Engine, jobs: Iterable[Job]) -> Answers:
 def answer_one(engine: Engine, job: Job) -> Answer:
     (answer,) = answer_all(engine, [job]).values()
     return answer
+
+
+def preempt(scheduler: Scheduler, sequence: Sequence) -> None:
+    """Takes the memory of a running sequence away, as the scheduler does with the youngest when the memory is full."""
+    scheduler.running.remove(sequence)
+    scheduler.release(sequence)
+    scheduler.add(sequence)

@@ -20,7 +20,7 @@ from deployments.engine.handed_over import HandedOverToken
 from deployments.engine.model_runner import ModelRunner
 from deployments.engine.scheduler import Chunk
 from deployments.engine.sequence import Sequence
-from tests.deployments.engine.harness import MODELS, VOCAB, Answers, finish_all, make_model, take
+from tests.deployments.engine.harness import MODELS, VOCAB, Answers, finish_all, make_model, preempt, take
 
 CONFIG = EngineConfig(
     max_model_len_tokens=768,
@@ -75,6 +75,7 @@ def job(key: int, length: int, generated: list[list[int]] | None = None) -> Job:
     )
 
 
+PREEMPTIONS = 4
 LENGTHS = (1, 2, 5, 17, 63, 64, 130, 191, 193, 260, 352, 360, 509, 513, 700)
 
 
@@ -96,6 +97,7 @@ def test_a_place_has_the_same_logits_in_every_company(name: str, dtype: str) -> 
         keys = source.sample(range(len(LENGTHS)), len(LENGTHS))
         waiting = list(keys)
         paused: set[int] = set()
+        preempted = 0
         while waiting or engine.has_work or paused:
             for _ in range(source.randrange(4)):
                 if waiting:
@@ -107,8 +109,12 @@ def test_a_place_has_the_same_logits_in_every_company(name: str, dtype: str) -> 
                 key = source.choice(keys)
                 engine.pause(f"i{key % 2}", key)
                 paused.add(key)
+            if preempted < PREEMPTIONS and engine._scheduler.running and source.randrange(4) == 0:
+                preempt(engine._scheduler, engine._scheduler.running[-1])
+                preempted += 1
             engine._scheduler.chunk_tokens = source.choice([1, 3, 33, 130, 768])
             take(answers, engine.step())
+        assert preempted
         for key in keys:
             for place, answer in alone[key].items():
                 tail = answers[place].tokens if place in answers else []

@@ -27,6 +27,7 @@ from tests.deployments.engine.harness import (
     greedy,
     make_engine,
     make_job,
+    preempt,
     take,
 )
 
@@ -187,10 +188,7 @@ def test_nothing_is_counted_twice_or_missed_when_it_is_computed_again() -> None:
         while sequence.computed < computed:
             engine.step()
         assert 0 < sequence.checked < 60
-        # Preempted.
-        scheduler.running.remove(sequence)
-        scheduler.release(sequence)
-        scheduler.add(sequence)
+        preempt(scheduler, sequence)
     assert finish_all(engine)[0, 0] == wanted
     assert engine.statistics().divergences == undisturbed.statistics().divergences > 50
 

@@ -28,7 +28,7 @@ from deployments.engine.engine import TransformersEngine
 CLOCK: Callable[[], float] = time.perf_counter
 
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "storyteller": {
         "vocab_size": 4096,
         "hidden_size": 256,

@@ -27,6 +27,10 @@ STANDSTILL_S = {"generator": 6.0, "ingress": 6.0, "tokenizer": 4.0, "store": 2.0
 MOMENT_S = 1.0
 """What a death does to a stream begins within this time."""
 RECOVERY_S = 240.0
+STARTING = "initialize_and_get_metadata"
+"""What the title of a replica's process ends with while it loads: the next thing must not meet a server without a warm one."""
+STEADY = 4
+"""So often a process is seen without it: it has another title just before, too."""
 REDIS_AWAY_S = 2.0
 PROMPT_TOKENS = (2048, 2000)
 """The limits of two configurations."""
@@ -143,14 +147,21 @@ class Disturber:
     async def _replaced(self, title: str, count: int, gone: set[int]) -> None:
         """Returns when there are so many processes with the title, none of them among those that are to go, and they are used."""
 
-        def is_replaced() -> bool:
+        def is_there() -> bool:
             processes = set(self._cluster.processes(title))
-            if len(processes) != count or processes & gone:
+            if len(processes) != count or processes & gone or self._cluster.processes(f"{title}.{STARTING}"):
                 return False
             try:
                 return title != INGRESS or self._cluster.ingress_in_use() == count
             except httpx.HTTPError:
                 return False
+
+        seen = 0
+
+        def is_replaced() -> bool:
+            nonlocal seen
+            seen = seen + 1 if is_there() else 0
+            return seen >= STEADY
 
         await self._until(is_replaced, f"{title} is not there {count} times")
         await self._healthy()

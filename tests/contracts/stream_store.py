@@ -413,9 +413,9 @@ class StreamStoreContract:
             store = world.store
             await store.create(record("st_a"), "d1")
             await store.count_readers("st_a", "d2", 3)
-            await world.pass_time(LEASE_S * 0.75)
+            await world.pass_time(LEASE_S * 0.6)
             assert await store.count_readers("st_a", "d2", 3) == 1, "which is a sign of life"
-            await world.pass_time(LEASE_S * 0.75)
+            await world.pass_time(LEASE_S * 0.6)
             assert await store.count_readers("st_a", "d3", 1) == 3
             await world.pass_time(LEASE_S * 1.5)
             assert await store.count_readers("st_a", "d4", 1) == 0

@@ -26,14 +26,14 @@ serve: $(SERVE_READY) ## Install into $(VENV) what is missing, then serve the em
 
 # Coverage is measured on the fast tests only: tracing costs half as much time again.
 test: system $(TEST_READY) $(EVENT_SOURCE)/node_modules ## Run every test: the fast ones with their coverage, then those with a real Ray cluster
-	$(PYTEST) $(FAST) --cov
-	$(PYTEST) -m integration
+	$(PYTEST) $(FAST) --cov --durations=15
+	$(PYTEST) -m integration --durations=30
 
 test-fast: $(TEST_READY) ## Run the tests that need no Ray cluster
 	$(PYTEST) $(FAST)
 
 coverage: $(TEST_READY) ## Run the fast tests with branch coverage; fails under the floor in pyproject.toml
-	$(PYTEST) $(FAST) --cov
+	$(PYTEST) $(FAST) --cov --durations=15
 
 campaign: system $(TEST_READY) ## Kill processes of a cluster under random load, and check every stream (CAMPAIGN="--seed 7 --duration 300")
 	$(VENV)/bin/python -m tests.campaign $(CAMPAIGN)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,8 +15,9 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.integration.cluster import ROOT, Cluster
+from tests.integration.cluster import Cluster
 from tests.integration.conftest import SIMULATED, SINGLE, integration_config
+from tests.integration.driver import driver
 from tests.integration.redis_server import RedisServer
 from tests.integration.sse_client import Reading, follow
 
@@ -319,16 +319,10 @@ async def through_a_redeployment(cluster: Cluster, client: httpx.AsyncClient) ->
         streams = [
             await socket.start(**{**fields, "seed": 1 + at % 2}) for at, socket in enumerate(sockets[:4])
         ]
-        deploying = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.integration.redeploy"),
-            cwd=ROOT,
-            env={**cluster.environment, "RAY_ADDRESS": cluster.ray_address},
-            stdin=asyncio.subprocess.PIPE,
-        )
         args = {**cluster.config["applications"][0]["args"], "limits": {"max_prompt_tokens": 1000}}
         changed = {**cluster.config, "applications": [{**cluster.config["applications"][0], "args": args}]}
-        await deploying.communicate(json.dumps(changed).encode())
-        assert deploying.returncode == 0
+        deploy = await stack.enter_async_context(driver(cluster, "redeploy"))
+        await deploy(changed)
         codes = await asyncio.gather(*(closed(socket, 120) for socket in sockets))
     assert codes == [1012] * len(sockets)
     readings = [

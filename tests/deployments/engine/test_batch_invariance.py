@@ -4,7 +4,6 @@ in any company and order of arrival, any chunks, after pauses, preemptions and h
 
 from __future__ import annotations
 
-from functools import cache
 from random import Random
 
 import pytest
@@ -56,7 +55,6 @@ class Recording:
         return logits, sequences, handed_over
 
 
-@cache
 def engine_and_recording(name: str, dtype: str) -> tuple[TransformersEngine, Recording]:
     model = make_model(name)
     module: torch.nn.Module = model
@@ -82,6 +80,21 @@ LENGTHS = (1, 2, 5, 17, 63, 64, 130, 191, 193, 260, 352, 360, 509, 513, 700)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_place_has_the_same_logits_in_every_company(name: str, dtype: str) -> None:
+    check_company(name, dtype)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
+def test_so_it_has_with_two_threads(name: str) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        check_company(name, "float32")
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_company(name: str, dtype: str) -> None:
+    """Compares the logits of jobs that are alone and of the same jobs in random company. Threads stay as they are."""
     engine, recording = engine_and_recording(name, dtype)
     assert engine.deterministic
     alone: dict[int, Answers] = {}

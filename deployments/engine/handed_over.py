@@ -67,7 +67,7 @@ def limit_checks(chunks: list[Chunk]) -> list[Chunk]:
         if len(positions) > left:
             end = chunk.sequence.prompt_length - 1 + positions[left]
             chunk = Chunk(chunk.sequence, chunk.start, end - chunk.start)
-        left -= len(chunk.unchecked)
+        left -= min(len(positions), left)
         if chunk.count:
             limited.append(chunk)
     return limited

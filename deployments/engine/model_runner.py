@@ -100,8 +100,9 @@ class ModelRunner:
         tokens = 0
         for chunk in step.ordered:
             first = tokens + chunk.sequence.prompt_length - 1 - chunk.start
-            checked += [first + position for position in chunk.unchecked]
-            handed_over += handed_over_tokens(chunk)
+            unchecked = handed_over_tokens(chunk)
+            checked += [first + token.position for token in unchecked]
+            handed_over += unchecked
             tokens += chunk.count
             if chunk.samples:
                 sampled.append(chunk.sequence)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +16,8 @@ import httpx
 
 from tests.campaign.losses import Losses
 from tests.campaign.plan import Disturbance
-from tests.integration.cluster import ROOT, Cluster
+from tests.integration.cluster import Cluster
+from tests.integration.driver import driver
 from tests.integration.redis_server import RedisServer
 from tests.integration.replicas import INGRESS, healthy
 
@@ -127,22 +126,11 @@ class Disturber:
         [usual] = self._cluster.config["applications"][0]["args"]["models"]
         generators = usual["max_replicas"] + (model["max_replicas"] == usual["max_replicas"])
         model["min_replicas"] = model["max_replicas"] = generators
-        await self._deploy()
+        async with driver(self._cluster, "redeploy") as deploy:
+            await deploy(self._config)
         for what, processes in before.items():
             count = generators if what == "generator" else len(processes)
             await self._replaced(self._titles[what], count, set(processes))
-
-    async def _deploy(self) -> None:
-        deploying = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.integration.redeploy"),
-            cwd=ROOT,
-            env={**self._cluster.environment, "RAY_ADDRESS": self._cluster.ray_address},
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        _, said = await deploying.communicate(json.dumps(self._config).encode())
-        assert deploying.returncode == 0, said.decode()
 
     async def _replaced(self, title: str, count: int, gone: set[int]) -> None:
         """Returns when there are so many processes with the title, none of them among those that are to go, and they are used."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Protocol = Literal["sse", "library", "websocket", "grpc", "chat"]
-PROTOCOLS: tuple[Protocol, ...] = ("sse", "library", "websocket", "grpc", "chat")
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 Disturbance = Literal[
     "nothing",
     "kill generator",
@@ -26,26 +26,13 @@ more, or less again.
 """
 OF_INGRESS: tuple[Disturbance, ...] = ("kill ingress", "stop ingress", "redeploy all")
 """What breaks the connections of clients."""
-ROUND: tuple[Disturbance, ...] = (
-    "kill generator",
-    "stop generator",
-    "kill ingress",
-    "stop ingress",
-    "kill tokenizer",
-    "stop tokenizer",
-    "kill store",
-    "stop store",
-    "redeploy all",  # one more generator
-    "redeploy all",  # one less
-)
-"""What is done in each round, in any order."""
+ROUND: tuple[Disturbance, ...] = (*get_args(Disturbance)[1:], "redeploy all")
+"""What is done in each round, in any order: everything but nothing. The second redeployment takes the generator away again."""
 KINDS = ("greedy", "seeded", "penalties", "stops", "n=3", "logprobs")
 """Of requests. A request may be of several."""
 
 _PROMPTS = ("Once upon a time", "The fox", "In a small house by the sea", "Tell me")
 _STOPS = (["."], ["\n", " and"], [" the "])
-
-
 _STEERED = (" But then", " The moon rose over the sea.", "\n\nAnd so")
 
 

@@ -114,6 +114,18 @@ def greedy(max_tokens: int = 12, **changes: Any) -> SamplingParams:
     return SamplingParams(max_tokens=max_tokens, temperature=0.0, **changes)
 
 
+PROMPT = [5, 17, 3, 99, 42, 8, 120]
+REQUESTS: dict[str, SamplingParams] = {
+    "greedy": greedy(16, logprobs=2),
+    "seeded": SamplingParams(max_tokens=16, seed=77, temperature=1.4, logprobs=0),
+    "filtered": SamplingParams(max_tokens=16, seed=5, temperature=1.5, top_p=0.9, top_k=40, min_p=0.01),
+    "penalties": SamplingParams(
+        max_tokens=16, seed=1, repetition_penalty=1.5, presence_penalty=0.8, frequency_penalty=0.6, logit_bias={7: 4.0}
+    ),
+    "min_tokens": SamplingParams(max_tokens=16, seed=9, min_tokens=9, stop_token_ids=tuple(range(60)), temperature=1.5),
+}  # fmt: skip
+
+
 def make_job(key: int, prompt: list[int], sampling: SamplingParams, **changes: Any) -> Job:
     return Job(ingress=f"i{key % 2}", key=key, prompt=prompt, sampling=sampling, **changes)
 

@@ -19,6 +19,7 @@ from deployments.engine.scheduler import Chunk
 from deployments.engine.sequence import Sequence
 from tests.deployments.engine.harness import (
     CONFIG,
+    PROMPT,
     VOCAB,
     Answers,
     answer_all,
@@ -30,18 +31,16 @@ from tests.deployments.engine.harness import (
     preempt,
     take,
 )
+from tests.deployments.engine.harness import REQUESTS as SOME_REQUESTS
 
-PROMPT = [5, 17, 3, 99, 42, 8, 120]
 REQUESTS: dict[str, SamplingParams] = {
-    "greedy": greedy(24, logprobs=2),
-    "seeded": SamplingParams(max_tokens=24, seed=77, temperature=1.4, logprobs=0),
-    "filtered": SamplingParams(max_tokens=24, seed=5, temperature=1.5, top_p=0.9, top_k=40, min_p=0.01),
-    "flat": SamplingParams(max_tokens=24, seed=6, temperature=9.0, top_p=0.99),
-    "penalties": SamplingParams(
-        max_tokens=24, seed=1, repetition_penalty=1.5, presence_penalty=0.8, frequency_penalty=0.6, logit_bias={7: 4.0}
-    ),
-    "min_tokens": SamplingParams(max_tokens=24, seed=9, min_tokens=15, stop_token_ids=tuple(range(60)), temperature=1.5),
-}  # fmt: skip
+    name: msgspec.structs.replace(request, max_tokens=24)
+    for name, request in {
+        **SOME_REQUESTS,
+        "flat": SamplingParams(max_tokens=24, seed=6, temperature=9.0, top_p=0.99),
+        "min_tokens": msgspec.structs.replace(SOME_REQUESTS["min_tokens"], min_tokens=15),
+    }.items()
+}
 
 
 def engine_with(

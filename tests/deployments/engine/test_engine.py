@@ -14,6 +14,8 @@ from app.schema.tokens import Job, Steering
 from deployments.engine.engine import MAX_FAILED_STEPS, TransformersEngine, model_end_ids
 from tests.deployments.engine.harness import (
     CONFIG,
+    PROMPT,
+    REQUESTS,
     VOCAB,
     Answer,
     Answers,
@@ -26,17 +28,6 @@ from tests.deployments.engine.harness import (
     make_model,
     take,
 )
-
-PROMPT = [5, 17, 3, 99, 42, 8, 120]
-REQUESTS: dict[str, SamplingParams] = {
-    "greedy": greedy(16, logprobs=2),
-    "seeded": SamplingParams(max_tokens=16, seed=77, temperature=1.4, logprobs=0),
-    "filtered": SamplingParams(max_tokens=16, seed=5, temperature=1.5, top_p=0.9, top_k=40, min_p=0.01),
-    "penalties": SamplingParams(
-        max_tokens=16, seed=1, repetition_penalty=1.5, presence_penalty=0.8, frequency_penalty=0.6, logit_bias={7: 4.0}
-    ),
-    "min_tokens": SamplingParams(max_tokens=16, seed=9, min_tokens=9, stop_token_ids=tuple(range(60)), temperature=1.5),
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -416,18 +416,24 @@ def test_no_idle_sequence_loses_its_memory_for_one_that_finds_none_anyway() -> N
     assert idle.extent is not None and idle.computed > 100
 
 
+LARGE: dict[str, int] = {
+    "kv_cache_tokens": 65536,
+    "max_model_len_tokens": 32768,
+    "prefill_chunk_tokens": 65536,
+    "max_running_sequences": 64,
+}
+
+
+def place_of(sequence: Sequence) -> int:
+    return sequence.extent.offset if sequence.extent else 0
+
+
 def test_one_that_outgrows_its_place_takes_nothing_from_others_while_memory_is_free() -> None:
     """A third of the memory is in use, in pieces."""
-    scheduler, cache = make_scheduler(
-        kv_cache_tokens=65536,
-        max_model_len_tokens=32768,
-        prefill_chunk_tokens=65536,
-        max_running_sequences=64,
-    )
+    scheduler, cache = make_scheduler(**LARGE)
     oldest, *others = add(scheduler, 4000, *[1500] * 30)
     run(scheduler.schedule())
-    others.sort(key=lambda sequence: sequence.extent.offset if sequence.extent else 0)
-    for number, sequence in enumerate(others):
+    for number, sequence in enumerate(sorted(others, key=place_of)):
         if number % 4 != 1:
             scheduler.remove(sequence)
     assert cache.used_tokens < 24000
@@ -438,16 +444,10 @@ def test_one_that_outgrows_its_place_takes_nothing_from_others_while_memory_is_f
 
 def test_a_prompt_gets_the_free_memory_wherever_it_lies() -> None:
     """Half of the memory is in use, each second place."""
-    scheduler, _ = make_scheduler(
-        kv_cache_tokens=65536,
-        max_model_len_tokens=32768,
-        prefill_chunk_tokens=65536,
-        max_running_sequences=64,
-    )
+    scheduler, _ = make_scheduler(**LARGE)
     sequences = add(scheduler, *[1500] * 32)
     run(scheduler.schedule())
-    sequences.sort(key=lambda sequence: sequence.extent.offset if sequence.extent else 0)
-    for sequence in sequences[::2]:
+    for sequence in sorted(sequences, key=place_of)[::2]:
         scheduler.remove(sequence)
     for arrival, length in enumerate((3000, 20000, 100), 100):
         scheduler.add(make_sequence(length, arrival))

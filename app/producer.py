@@ -368,7 +368,10 @@ class Producer:
                 orders = await self._store.renew(self._name, ORDERS_WAIT_S if self.store_answers else 0.0)
                 self.store_answers = True
                 for order in orders:
-                    self.obey(order)
+                    if order.action == "tell":
+                        await self.recorder.tell()
+                    else:
+                        self.obey(order)
             except ServiceError as error:
                 self.store_answers = False
                 logger.warning("the stream store gives no orders: %s", error.message)

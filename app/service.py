@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from app.auth import callers
 from app.clock import SystemClock
-from app.errors import InvalidCursor, draining
+from app.errors import InvalidCursor, StoreUnavailable, draining
 from app.follower import Follower
 from app.model import Model
 from app.models import Models
@@ -227,19 +227,26 @@ class GenerationService:
     async def _reached(self, stream_id: str, after: str | None, owner: str) -> Stream:
         """The stream, when it has got as far as `after`. Raises as `resume` does.
 
-        What is known here may lag behind what readers have got elsewhere, as much as the store was away: that is waited for.
+        What is known here may lag behind what readers have got elsewhere, as much as the store was away: that is waited for, and so
+        is a store that has lost its memory.
         """
         give_up_s = self._clock.monotonic() + LAG_S
         while True:
             self._check_open()
-            stream = await self._follower.find(stream_id, owner)
-            counts = parse_cursor("0" if after is None else after, len(stream.choices))
+            is_late = self._clock.monotonic() >= give_up_s
             try:
-                check_reached(counts, stream.counts, ahead_tokens=_ahead_tokens(stream))
-                return stream
-            except InvalidCursor:
-                if not stream.may_lag or self._clock.monotonic() >= give_up_s:
+                stream = await self._follower.find(stream_id, owner)
+            except StoreUnavailable:
+                if is_late:
                     raise
+            else:
+                counts = parse_cursor("0" if after is None else after, len(stream.choices))
+                try:
+                    check_reached(counts, stream.counts, ahead_tokens=_ahead_tokens(stream))
+                    return stream
+                except InvalidCursor:
+                    if is_late or not stream.may_lag:
+                        raise
             await self._clock.sleep(LAG_POLL_S)
 
     def _check_open(self) -> None:

@@ -15,12 +15,14 @@ from app.streams.store_bounds import StoreBounds
 from deployments.generator.deployment import Generator
 from deployments.ingress.deployment import Ingress
 from deployments.stream_store.deployment import StreamStore
+from deployments.stream_store.replica_ids import ReplicaIds
 from deployments.tokenizer.deployment import Tokenizer
 
 ROUTER = {"request_router_class": "deployments.ingress.router.ReplicaRouter"}
 BACKPRESSURE = {"status_code": 503, "retry_after_s": 1}
 ENGINE_POLICY = "deployments.generator.autoscaling:engine_policy"
 LOOK_BACK_S = 11
+INGRESS = "Ingress"
 INGRESS_ONGOING = 4096
 INGRESS_QUEUED = 256
 DRAIN_MARGIN_S = 10
@@ -70,9 +72,9 @@ def build_app(args: Settings) -> Application:
             num_replicas=1,  # one memory; with two, each would know half of the streams
             **LINKED,
             ray_actor_options={"num_cpus": 0},
-        )(StreamStore).bind(StoreBounds.from_settings(args))
+        )(StreamStore).bind(StoreBounds.from_settings(args), ReplicaIds(INGRESS))
     ingress = serve.deployment(
-        name="Ingress",
+        name=INGRESS,
         num_replicas=args.ingress.replicas,
         max_ongoing_requests=INGRESS_ONGOING,
         max_queued_requests=INGRESS_QUEUED,

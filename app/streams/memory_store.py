@@ -1,6 +1,6 @@
 """The stream store in one process's memory: bounded in streams, tokens and age, gone with the process.
 
-Everything happens synchronously on one event loop, so every call is atomic; only `record`, `renew` and `read` wait.
+Everything happens synchronously on one event loop, so every call is atomic; only `renew` and `read` wait.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from collections.abc import Sequence
 import msgspec
 
 from app.ports import Clock
+from app.streams.learning import Learning
 from app.streams.store import MAX_CHANGES, Append, Excerpt, Idempotency, Order, Rejection, StreamRecord
 from app.streams.store_bounds import StoreBounds
 from app.streams.store_errors import (
     changed_too_often,
     key_conflict,
     store_full,
+    store_learning,
     stream_expired,
     stream_not_found,
 )
@@ -29,7 +31,6 @@ ORDER_AGAIN_S = 1.0
 """A change that is not made after this time is ordered again: the reply with the order may have been lost."""
 CUT_LEASE_S = 0.25
 """What is left of a lease when a call of `renew` is cut: the producer has vanished, or calls again at once."""
-LEARNING_POLL_S = 0.02
 _SWEEP_AT_MOST = 64
 
 
@@ -43,15 +44,14 @@ class StoreStatistics(msgspec.Struct, frozen=True):
 class MemoryStreamStore:
     """Implements `app.streams.store.StreamStore`. Calls forget the streams past their time, a few with each call.
 
-    `learning_s`: a store that takes the place of another one is told of running streams by their producers, one after the other.
-    For so long after the first sign of a process, `record` waits for a stream that the store does not know yet.
+    `learning`: a store that takes the place of another one is told of running streams by their producers, one after the other. Until
+    then it does not say of a stream that it does not exist, but `StoreUnavailable`.
     """
 
-    def __init__(self, bounds: StoreBounds, clock: Clock, learning_s: float = 0.0) -> None:
+    def __init__(self, bounds: StoreBounds, clock: Clock, learning: Learning | None = None) -> None:
         self._bounds = bounds
         self._clock = clock
-        self._learning_s = learning_s
-        self._learning_until_s: float | None = None
+        self._learning = learning or Learning()
         self._streams: dict[str, StoredStream] = {}
         # In the order in which they expire: running streams by age, ended ones by retention.
         self._running: OrderedDict[str, None] = OrderedDict()
@@ -101,6 +101,7 @@ class MemoryStreamStore:
 
     async def append(self, producer: str, appends: Sequence[Append]) -> list[Rejection]:
         self._renew(producer)
+        self._learning.hears(producer)
         rejections = []
         for append in appends:
             stream = self._streams.get(append.stream)
@@ -126,6 +127,8 @@ class MemoryStreamStore:
 
     async def renew(self, producer: str, wait_s: float) -> list[Order]:
         self._renew(producer)
+        if self._learning.asks(producer):
+            return [Order("tell", "")]
         self._offer_orphans(producer)
         for stream_id, ordered_s in list(self._changing.items()):
             stream = self._streams.get(stream_id)
@@ -151,8 +154,6 @@ class MemoryStreamStore:
         return taken
 
     async def record(self, stream: str, owner: str | None = None) -> StreamRecord:
-        while self._is_learning() and not self._is_told(stream, owner):
-            await self._clock.sleep(LEARNING_POLL_S)
         return self._find(stream, owner).record
 
     async def read(self, stream: str, counts: Sequence[int], wait_s: float = 0.0) -> Excerpt:
@@ -210,16 +211,6 @@ class MemoryStreamStore:
         self._order(found.producer, order)
         return True
 
-    def _is_learning(self) -> bool:
-        if self._learning_until_s is None:
-            return self._learning_s > 0
-        return self._clock.monotonic() < self._learning_until_s
-
-    def _is_told(self, stream: str, owner: str | None) -> bool:
-        """Whether the store has the stream of this owner, with the tokens that its readers have."""
-        found = self._streams.get(stream)
-        return found is not None and owner in (None, found.record.owner) and found.has_appends
-
     def _find(self, stream: str, owner: str | None = None) -> StoredStream:
         found = self._streams.get(stream)
         if found is not None and found.ending is not None and found.expires_s <= self._clock.monotonic():
@@ -229,6 +220,8 @@ class MemoryStreamStore:
             return found
         if found is None and stream in self._tombstones and owner in (None, self._tombstones[stream]):
             raise stream_expired()
+        if found is None and not self._learning.is_over:
+            raise store_learning()
         raise stream_not_found()
 
     def _excerpt(self, stream: StoredStream, counts: Sequence[int]) -> Excerpt:
@@ -240,10 +233,7 @@ class MemoryStreamStore:
         return self._leases.get(producer, 0.0) <= self._clock.monotonic()
 
     def _renew(self, producer: str) -> None:
-        now_s = self._clock.monotonic()
-        self._leases[producer] = now_s + self._bounds.lease_s
-        if self._learning_until_s is None:
-            self._learning_until_s = now_s + self._learning_s
+        self._leases[producer] = self._clock.monotonic() + self._bounds.lease_s
 
     def _order(self, producer: str, order: Order) -> None:
         self._orders[producer].append(order)

@@ -97,6 +97,7 @@ class Recorder:
         self._recordings: dict[str, _Recording] = {}
         self._changed: set[str] = set()
         self._wakeup = Wakeup()
+        self._told: list[asyncio.Event] = []
 
     def start(self, stream: Stream, epoch: int, counts: list[int]) -> None:
         """Records `stream`, of which the store has the first `counts` tokens and all edits, until its ending is in the store."""
@@ -115,6 +116,14 @@ class Recorder:
         if recording is not None:
             await recording.done.wait()
 
+    async def tell(self) -> None:
+        """Returns when the store knows of every stream. It may have lost its memory, and a paused stream gains nothing."""
+        self._changed.update(self._recordings)
+        told = asyncio.Event()
+        self._told.append(told)
+        self._wakeup()
+        await told.wait()
+
     async def run(self) -> None:
         """Writes until cancelled."""
         backoff = Backoff(RETRY_S, sleep=self._clock.sleep)
@@ -122,12 +131,16 @@ class Recorder:
             await self._wakeup.wait()
             began_s = self._clock.monotonic()
             changed, self._changed = self._changed, set()
+            told, self._told = self._told, []
             try:
                 await self._write(list(filter(None, map(self._recordings.get, changed))))
+                for event in told:
+                    event.set()
             except ServiceError as error:
                 logger.warning("the stream store did not take %d streams: %s", len(changed), error.message)
                 await backoff.pause()
                 self._changed |= changed
+                self._told += told
                 self._wakeup()
             if (early_s := began_s + PACE_S - self._clock.monotonic()) > 0:
                 await self._clock.sleep(early_s)

@@ -89,10 +89,13 @@ class Rejection(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True):
-    """What a producer is to do: end its stream (`cancel`, or `stop` as if the model had), `change` it, or `adopt` a stream
-    whose producer is gone. A producer may get an order more than once."""
+    """What a producer is to do: end its stream (`cancel`, or `stop` as if the model had), `change` it, `adopt` a stream whose
+    producer is gone, or `tell` a store that has lost its memory, with an append, of all its streams (`stream` is empty).
 
-    action: Literal["cancel", "stop", "change", "adopt"]
+    A producer may get an order more than once.
+    """
+
+    action: Literal["cancel", "stop", "change", "adopt", "tell"]
     stream: str
     change: Change | None = None
 
@@ -127,7 +130,10 @@ class StreamStore(Protocol):
         ...
 
     async def record(self, stream: str, owner: str | None = None) -> StreamRecord:
-        """The record. None is any owner. Raises `StreamExpired`, and `StreamNotFound`, also for another owner's stream."""
+        """The record. None is any owner. Raises `StreamExpired`, and `StreamNotFound`, also for another owner's stream.
+
+        A store that has lost its memory raises `StoreUnavailable` for a stream of which it may be told yet.
+        """
         ...
 
     async def read(self, stream: str, counts: Sequence[int], wait_s: float = 0.0) -> Excerpt:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from app.errors import IdempotencyConflict, InvalidRequest, Overloaded, StreamExpired, StreamNotFound
+from app.errors import (
+    IdempotencyConflict,
+    InvalidRequest,
+    Overloaded,
+    StoreUnavailable,
+    StreamExpired,
+    StreamNotFound,
+)
 from app.streams.store import MAX_CHANGES
 
 
@@ -20,6 +27,11 @@ def store_full() -> Overloaded:
 
 def stream_expired() -> StreamExpired:
     return StreamExpired("The stream is past its retention.")
+
+
+def store_learning() -> StoreUnavailable:
+    """For a stream that a store may not have been told of yet."""
+    return StoreUnavailable("The stream store has lost its memory and is being told again.", retry_after_s=1)
 
 
 def stream_not_found() -> StreamNotFound:

@@ -63,7 +63,6 @@ class StoredStream:
         self.producer = producer
         self.epoch = 1
         self.choices = [StoredChoice() for _ in range(record.request.n)]
-        self.has_appends = False
         self.ending: End | Error | None = None
         self.expires_s = expires_s
         self.end_order: Order | None = None
@@ -87,7 +86,6 @@ class StoredStream:
     def add(self, batches: Sequence[TokenBatch]) -> int:
         """Adds what is new in `batches`, which skip no token. Returns the number of new tokens."""
         tokens = 0
-        self.has_appends = True
         for batch in batches:
             tokens += self.choices[batch.choice].add(batch)
             if batch.edits is not None:

@@ -20,6 +20,7 @@ from app.schema.native import StreamBody
 from app.schema.sampling import SamplingDefaults
 from app.service import LAG_S
 from app.settings import LimitsSettings
+from app.streams.learning import Learning
 from app.streams.store import MAX_UNSTORED_TOKENS, Excerpt, Idempotency, Rejection
 from app.validation import parse_object
 from tests.fakes.clock import settle
@@ -204,6 +205,29 @@ def test_a_log_that_forgets_is_told_again() -> None:
         world.generator.generations[0].say("d", finish="length")
         await settle()
         assert text(await rest(await world.second.service.resume(stream.id))) == "abcd"
+
+    live(test)
+
+
+def test_a_log_that_forgets_is_told_of_streams_that_gain_nothing_before_it_calls_them_unknown() -> None:
+    async def test(world: World) -> None:
+        stream = await world.service.start(request())
+        world.generator.generations[0].say("abc")
+        await settle()
+        world.store._streams.clear()
+        world.store._running.clear()
+        world.store._learning = learning = Learning(["i1", "i2", "i3"])
+        elsewhere = asyncio.ensure_future(world.second.service.resume(stream.id, "2"))
+        unknown = asyncio.ensure_future(world.second.service.resume("st_x"))
+        await world.clock.advance(3)
+        reader = await elsewhere
+        assert not unknown.done(), "the third process has not told yet"
+        learning.keep(["i1", "i2"])
+        await world.clock.advance(1)
+        assert isinstance(unknown.exception(), StreamNotFound)
+        world.generator.generations[0].say("d", finish="length")
+        await world.clock.advance(1)
+        assert text(await rest(reader)) == "cd"
 
     live(test)
 

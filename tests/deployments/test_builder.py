@@ -119,7 +119,8 @@ def test_the_log_in_memory_is_one_process_with_the_bounds_of_the_settings() -> N
     settings = Settings.model_validate({"streams": {"max_streams": 7, "retention_s": 5, "lease_s": 2}})
     store = deployments(settings)["StreamStore"]
     assert (store.num_replicas, store._deployment_config.autoscaling_config) == (1, None)
-    [bounds] = store.init_args
+    bounds, producers = store.init_args
+    assert producers.deployment in deployments(settings)
     assert (bounds.max_streams, bounds.retention_s, bounds.lease_s) == (7, 5, 2)
 
 

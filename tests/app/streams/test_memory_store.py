@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.errors import Overloaded, StreamExpired, StreamNotFound
+from app.errors import Overloaded, StoreUnavailable, StreamExpired, StreamNotFound
 from app.schema.tokens import TokenBatch
+from app.streams.learning import Learning
 from app.streams.memory_store import MemoryStreamStore
-from app.streams.store import Append
+from app.streams.store import Append, Order, Rejection
 from app.streams.store_bounds import StoreBounds
 from tests.contracts.stream_store import ENDING, LEASE_S, RETENTION_S, StreamStoreContract
 from tests.fakes.clock import FakeClock, settle
@@ -96,30 +97,39 @@ def test_a_running_stream_does_not_stay_for_ever() -> None:
     asyncio.run(main())
 
 
-LEARNING_S = 4.0
-
-
-def test_a_new_store_is_told_of_running_streams_before_it_says_that_there_is_none() -> None:
+def test_a_new_store_says_of_no_stream_that_it_is_unknown_until_every_producer_has_told() -> None:
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStreamStore(BOUNDS, clock, LEARNING_S)
-        await clock.advance(100.0)  # no process has found the store yet
-        await store.renew("d2", 0.0)
-        known = asyncio.ensure_future(store.record("st_a"))
-        unknown = asyncio.ensure_future(store.record("st_b"))
-        of_another = asyncio.ensure_future(store.record("st_a", "another"))
-        await clock.advance(1.0)
-        await store.create(record("st_a"), "d1")
-        await clock.advance(1.0)
-        assert not known.done(), "its tokens are not there yet, and a reader may have some"
-        await store.append("d1", [Append("st_a", 1, [TokenBatch(0, 0, 0, [1, 2])])])
-        await clock.advance(0.1)
-        assert (await known).id == "st_a"
-        assert not unknown.done() and not of_another.done()
-        await clock.advance(LEARNING_S - 2)
-        for waiting in (unknown, of_another):
-            assert isinstance(waiting.exception(), StreamNotFound)
+        learning = Learning(["d1", "d2", "d3"])
+        store = MemoryStreamStore(BOUNDS, FakeClock(), learning)
+        for producer in ("d1-a", "d2-b"):
+            assert await store.renew(producer, 1.0) == [Order("tell", "")]
+        assert await store.append("d1-a", [Append("st_a", 1, [])]) == [Rejection("st_a", "unknown")]
+        await store.create(record("st_a"), "d1-a")
+        assert await store.renew("d1-a", 0.0) == []
+        assert (await store.record("st_a")).id == "st_a"
+        assert await store.renew("d2-b", 1.0) == [Order("tell", "")], "it may have told another store"
+        await store.append("d2-b", [])
+        assert await store.renew("d2-b", 0.0) == []
+        for owner in (None, "another"):
+            with pytest.raises(StoreUnavailable):
+                await store.record("st_b", owner)
+        with pytest.raises(StoreUnavailable):
+            await store.read("st_b", [0], 1.0)
         with pytest.raises(StreamNotFound):
-            await store.record("st_c")
+            await store.record("st_a", "another")
+        learning.keep(["d1", "d2"])
+        for owner in (None, "another"):
+            with pytest.raises(StreamNotFound):
+                await store.record("st_b", owner)
+
+    asyncio.run(main())
+
+
+def test_an_append_before_the_question_does_not_tell_of_all_streams() -> None:
+    async def main() -> None:
+        store = MemoryStreamStore(BOUNDS, FakeClock(), Learning(["d1"]))
+        await store.append("d1", [Append("st_a", 1, [])])
+        assert await store.renew("d1", 0.0) == [Order("tell", "")]
+        assert await store.renew("d1", 0.0) == [Order("tell", "")]
 
     asyncio.run(main())

@@ -227,8 +227,8 @@ class GenerationService:
     async def _reached(self, stream_id: str, after: str | None, owner: str) -> Stream:
         """The stream, when it has got as far as `after`. Raises as `resume` does.
 
-        What is known here may lag behind what readers have got elsewhere, as much as the store was away: that is waited for, and so
-        is a store that has lost its memory.
+        What is known here may lag behind what readers have got elsewhere, as much as the store was away: that is waited for, and
+        so is a store that has lost its memory.
         """
         give_up_s = self._clock.monotonic() + LAG_S
         while True:

@@ -98,7 +98,7 @@ def make_stream(recorder: Recorder, tokenizer: Tokenizer) -> Stream:
 
 async def measure(streams_number: int, rounds: int) -> tuple[list[float], list[float], int]:
     """Microseconds per token of each round, in the ingress and in the store, and the bytes of a call."""
-    link = TimedLink(StreamStore(StoreBounds(max_tokens=1_000_000_000)))
+    link = TimedLink(StreamStore(StoreBounds(max_tokens=1_000_000_000), list))
     client = StreamStoreClient.over(link)
     recorder = Recorder(client, PRODUCER, LeapingClock(), on_stale=lambda stream: None)
     tokenizer = load_tokenizer(model_path(ModelSettings(name="m")))

@@ -44,8 +44,8 @@ class StoreStatistics(msgspec.Struct, frozen=True):
 class MemoryStreamStore:
     """Implements `app.streams.store.StreamStore`. Calls forget the streams past their time, a few with each call.
 
-    `learning`: a store that takes the place of another one is told of running streams by their producers, one after the other. Until
-    then it does not say of a stream that it does not exist, but `StoreUnavailable`.
+    `learning`: a store that takes the place of another one is told of running streams by their producers, one after the other.
+    Until then it does not say of a stream that it does not exist, but `StoreUnavailable`.
     """
 
     def __init__(self, bounds: StoreBounds, clock: Clock, learning: Learning | None = None) -> None:

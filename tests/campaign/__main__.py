@@ -1,6 +1,7 @@
 """Runs a campaign.
 
-    python -m tests.campaign [--seed 1] [--duration 300 | --killed 200] [--streams 12] [--store redis] [--json PATH]
+    python -m tests.campaign [--seed 1] [--duration 300 | --killed 200] [--streams 12] [--store redis]
+        [--dtype float32] [--json PATH]
 
 Exits with 1 if a stream was not what it must be, or if something is left at the end. The seed repeats the
 requests, the calls and the disturbances.
@@ -31,9 +32,12 @@ def main() -> int:
     )
     parser.add_argument("--streams", type=int, default=12, help="streams at a time")
     parser.add_argument("--store", choices=["redis", "memory"], default="redis", help="the stream store")
+    parser.add_argument(
+        "--dtype", default="float32", help="as in the configuration; bfloat16 is slow where the CPU lacks it"
+    )
     parser.add_argument("--json", type=Path, help="where to write the report")
     arguments = parser.parse_args()
-    with world(arguments.store) as started:
+    with world(arguments.store, arguments.dtype) as started:
         campaign = Campaign(
             started,
             arguments.seed,

@@ -35,10 +35,10 @@ class World:
 
 
 @contextmanager
-def world(store: str) -> Iterator[World]:
-    """The shipped configuration with two generators, of the real engine in float32, and two ingress processes.
+def world(store: str, dtype: str) -> Iterator[World]:
+    """The shipped configuration with two generators, of the real engine, and two ingress processes.
 
-    `store`: redis or memory.
+    `store`: redis or memory. `dtype`: as in the configuration.
     """
     config = shipped_config()
     args = config["applications"][0]["args"]
@@ -46,7 +46,7 @@ def world(store: str) -> Iterator[World]:
         "min_replicas": 2,
         "max_replicas": 2,
         "cpus_per_replica": 0.2,
-        "dtype": "float32",
+        "dtype": dtype,
         "threads": 1,
     }
     args["ingress"] = {"replicas": 2}

@@ -78,7 +78,7 @@ class Disturber:
         elif verb == "stop":
             await self._stop(what)
         else:
-            await self._kill(self._titles[what])
+            await self._kill(what)
         # Of a death, later pauses are those of the machine on which another process starts.
         end_s = begin_s + MOMENT_S if verb == "kill" else time.monotonic()
         await asyncio.sleep(MOMENT_S)
@@ -88,9 +88,11 @@ class Disturber:
         """The processes of each part of the application."""
         return {what: self._cluster.processes(title) for what, title in self._titles.items()}
 
-    async def _kill(self, title: str) -> None:
-        processes = self._cluster.processes(title)
-        victim = self._source.choice(sorted(processes))
+    async def _kill(self, what: str) -> None:
+        title = self._titles[what]
+        processes = sorted(self._cluster.processes(title))
+        # The generator that has been there longest has the most streams.
+        victim = processes[0] if what == "generator" else self._source.choice(processes)
         os.kill(victim, signal.SIGKILL)
         await self._replaced(title, len(processes), {victim})
 

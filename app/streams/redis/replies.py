@@ -14,7 +14,7 @@ from app.streams.store_errors import stream_expired, stream_not_found
 
 _Action = Literal["cancel", "stop", "change", "adopt"]
 _ACTIONS: dict[str, _Action] = {"c": "cancel", "s": "stop", "e": "change", "a": "adopt"}
-ORDER_LETTERS = {action: letter for letter, action in _ACTIONS.items()}
+ORDER_LETTERS: dict[str, str] = {action: letter for letter, action in _ACTIONS.items()}
 """How an order begins in the server."""
 
 

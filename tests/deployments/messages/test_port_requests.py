@@ -71,7 +71,7 @@ def test_a_request_is_an_array_of_the_name_and_the_arguments() -> None:
 
     async def handler(data: bytes) -> bytes:
         sent.append(data)
-        return await Deployment(StoreBounds()).call(data)
+        return await Deployment(StoreBounds(), list).call(data)
 
     async def main() -> None:
         client = StreamStoreClient.over(LocalLink(handler))

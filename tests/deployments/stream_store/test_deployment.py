@@ -25,7 +25,7 @@ class CalledWorld:
     def __init__(self) -> None:
         self.clock = FakeClock()
         bounds = StoreBounds(retention_s=RETENTION_S, lease_s=LEASE_S)
-        deployment = StreamStore(bounds, lambda: [])
+        deployment = StreamStore(bounds, list)
         deployment._store = MemoryStreamStore(bounds, self.clock)
         self.link = LocalLink(deployment.call)
         self.store = StreamStoreClient.over(self.link)

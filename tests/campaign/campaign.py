@@ -68,12 +68,21 @@ def world(store: str, dtype: str) -> Iterator[World]:
 
 
 class Campaign:
-    """`streams` run at any time, for `duration_s` seconds and until everything was done once.
+    """`streams` run at any time, for `duration_s` seconds and until everything of `done` was done once.
 
     With `killed`, generators are killed, and nothing else is done, until so many streams of each kind have lost theirs.
     """
 
-    def __init__(self, world: World, seed: int, *, duration_s: float, streams: int, killed: int = 0) -> None:
+    def __init__(
+        self,
+        world: World,
+        seed: int,
+        *,
+        duration_s: float,
+        streams: int,
+        killed: int = 0,
+        done: Sequence[Disturbance] = ROUND,
+    ) -> None:
         self._cluster = world.cluster
         self._plan = Plan(seed, model=MODEL)
         self._disturber = Disturber(world.cluster, MODEL, world.redis, seed)
@@ -82,6 +91,7 @@ class Campaign:
         self._duration_s = duration_s
         self._streams = streams
         self._killed = killed
+        self._done: Sequence[Disturbance] = ["kill generator"] if killed else done
         self._results: list[Result] = []
         self._unrecovered: list[str] = []
         self._is_over = False
@@ -131,15 +141,15 @@ class Campaign:
 
     async def _disturb(self, began_s: float) -> None:
         """One thing after the other, until it is enough."""
-        kinds: Sequence[Disturbance] = ["kill generator"] if self._killed else ROUND
         events = self._disturber.events
         try:
-            for pause_s, kind in self._plan.disturbances(kinds):
+            for pause_s, kind in self._plan.disturbances(self._done):
                 await asyncio.sleep(pause_s)
                 if self._killed:
                     is_enough = lost_of_each_kind(self._plan, self._results, events) >= self._killed
                 else:
-                    is_enough = time.monotonic() - began_s > self._duration_s and len(events) >= len(ROUND)
+                    was_done = len(events) >= len(self._done)
+                    is_enough = was_done and time.monotonic() - began_s > self._duration_s
                 if is_enough:
                     return
                 await self._disturber.do(kind)

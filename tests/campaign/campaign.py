@@ -21,6 +21,7 @@ from tests.integration.cluster import Cluster, shipped_config
 from tests.integration.redis_server import RedisServer
 
 MODEL = "storyteller"
+LONG_TOKENS = 800
 
 Result = tuple[Call, Record | str]
 """What came of a call: what its client got, or why it got no more."""
@@ -84,7 +85,8 @@ class Campaign:
         done: Sequence[Disturbance] = ROUND,
     ) -> None:
         self._cluster = world.cluster
-        self._plan = Plan(seed, model=MODEL)
+        # Streams that last as long as a replacement takes to start: most of them are at the generator that is killed next.
+        self._plan = Plan(seed, model=MODEL, tokens=LONG_TOKENS) if killed else Plan(seed, model=MODEL)
         self._disturber = Disturber(world.cluster, MODEL, world.redis, seed)
         self._forgets = world.redis is None
         self._seed = seed

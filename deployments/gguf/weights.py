@@ -46,9 +46,9 @@ def load_model(path: str, dtype: torch.dtype | Literal["auto"]) -> PreTrainedMod
     except Exception as error:  # of any kind, by what the file has or lacks
         raise ValueError(f"transformers does not load it: {error}") from error
     # transformers would go on with random ones.
-    if missing := sorted(report["missing_keys"]):
-        names = ", ".join(missing[:MAX_NAMES])
-        raise ValueError(f"it lacks {len(missing)} weights of {type(model).__name__} ({names}, …)")
+    if lacking := sorted(report["missing_keys"]):
+        names = ", ".join(lacking[:MAX_NAMES]) + (", …" if len(lacking) > MAX_NAMES else "")
+        raise ValueError(f"it lacks {len(lacking)} weights of {type(model).__name__} ({names})")
     if ROTARY_FACTORS in header.tensors:
         _stretch_positions(model, path, header.tensors[ROTARY_FACTORS])
     loaded: PreTrainedModel = model

@@ -99,7 +99,7 @@ def test_positions_are_stretched_as_the_file_says(tmp_path: Path) -> None:
         ({"architecture": "nonsense"}, "architecture nonsense is not supported"),
         (
             {"leave_out": ("blk.1.ffn_up.weight",)},
-            r"lacks 1 weights of LlamaForCausalLM \(model.layers.1.mlp.up_proj",
+            r"lacks 1 weights of LlamaForCausalLM \(model.layers.1.mlp.up_proj.weight\)",
         ),
         ({"values": {"llama.block_count": None}}, "no llama.block_count"),
         ({"values": {"llama.embedding_length": 64}}, "transformers does not load it"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Literal
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -35,7 +36,7 @@ def load_engine(
     `end_ids` are the engine's; None or none: those that the loaded model names.
     """
     target = choose_device(device)
-    wanted = "auto" if dtype == "auto" else getattr(torch, dtype)
+    wanted: torch.dtype | Literal["auto"] = "auto" if dtype == "auto" else getattr(torch, dtype)
     try:
         model: PreTrainedModel = (
             load_gguf_model(path, wanted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,8 +34,9 @@ def load_model(path: str, dtype: torch.dtype | Literal["auto"]) -> PreTrainedMod
             "files; the model's own files (a directory or a Hub id) can be served"
         )
     wanted = _dtype(header) if dtype == "auto" else dtype
+    model: PreTrainedModel
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(Path(path).parent),
             gguf_file=str(Path(path).absolute()),
             quantization_config=GgufConfig(dequantize=True),
@@ -45,14 +46,14 @@ def load_model(path: str, dtype: torch.dtype | Literal["auto"]) -> PreTrainedMod
         )
     except Exception as error:  # of any kind, by what the file has or lacks
         raise ValueError(f"transformers does not load it: {error}") from error
+    model, report = loaded
     # transformers would go on with random ones.
     if lacking := sorted(report["missing_keys"]):
         names = ", ".join(lacking[:MAX_NAMES]) + (", …" if len(lacking) > MAX_NAMES else "")
         raise ValueError(f"it lacks {len(lacking)} weights of {type(model).__name__} ({names})")
     if ROTARY_FACTORS in header.tensors:
         _stretch_positions(model, path, header.tensors[ROTARY_FACTORS])
-    loaded: PreTrainedModel = model
-    return loaded
+    return model
 
 
 def _dtype(header: GgufHeader) -> torch.dtype:

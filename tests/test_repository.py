@@ -19,9 +19,12 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 REQUIRED = [Requirement(line) for line in PROJECT["dependencies"]]
+REQUIRED_BY_GGUF = [Requirement(line) for line in PROJECT["optional-dependencies"]["gguf"]]
 REQUIRED_BY_TESTS = [Requirement(line) for line in PROJECT["optional-dependencies"]["test"]]
 REQUIRED_BY_BENCHMARKS = [Requirement(line) for line in PROJECT["optional-dependencies"]["bench"]]
-EVERYTHING_REQUIRED = {str(line): line for line in REQUIRED + REQUIRED_BY_TESTS + REQUIRED_BY_BENCHMARKS}
+EVERYTHING_REQUIRED = {
+    str(line): line for line in REQUIRED + REQUIRED_BY_GGUF + REQUIRED_BY_TESTS + REQUIRED_BY_BENCHMARKS
+}
 PACKAGES = ("app", "benchmarks", "deployments", "streaming_inference")
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 BENCHMARKS = [path for path in SOURCES if path.is_relative_to(ROOT / "benchmarks")]
@@ -116,7 +119,9 @@ def test_names_of_modules_say_what_is_in_them() -> None:
 @pytest.mark.parametrize(
     ("paths", "requirements"),
     [
-        pytest.param([path for path in SOURCES if path not in BENCHMARKS], REQUIRED, id="packages"),
+        pytest.param(
+            [path for path in SOURCES if path not in BENCHMARKS], REQUIRED + REQUIRED_BY_GGUF, id="packages"
+        ),
         pytest.param(BENCHMARKS, REQUIRED + REQUIRED_BY_BENCHMARKS, id="benchmarks"),
         pytest.param(TESTS, REQUIRED + REQUIRED_BY_TESTS, id="tests"),
     ],
@@ -146,6 +151,10 @@ def test_what_is_declared_is_pinned_for_ci(requirement: Requirement) -> None:
     assert version is not None, "not in constraints.txt"
     assert requirement.specifier.contains(version), f"{version} is outside of {requirement.specifier}"
     assert "+" not in version, "a local version label binds the pin to one index"
+
+
+def test_the_tests_install_what_gguf_files_need() -> None:
+    assert set(map(str, REQUIRED_BY_GGUF)) <= set(map(str, REQUIRED_BY_TESTS))
 
 
 def test_the_hooks_run_what_lint_runs() -> None:

@@ -1,8 +1,9 @@
-"""From a directory or a Hub id to an engine that serves."""
+"""From a directory, a GGUF file or a Hub id to an engine that serves."""
 
 from __future__ import annotations
 
 import logging
+from typing import Literal
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -11,6 +12,8 @@ from deployments.engine.config import EngineConfig
 from deployments.engine.engine import TransformersEngine
 from deployments.engine.protocol import UnsupportedModel
 from deployments.engine.threads import Threads, usable_cores
+from deployments.gguf.header import is_gguf
+from deployments.gguf.weights import load_model as load_gguf_model
 
 logger = logging.getLogger(__name__)
 
@@ -27,19 +30,21 @@ def load_engine(
     """Loads the weights and checks the model. Raises `UnsupportedModel`, and `OSError` when there is no model
     at `path`.
 
-    `device` is auto (CUDA if there is one), cpu or cuda; `dtype` is auto (as the weights say), float32,
-    bfloat16 or float16. On a CPU that has no arithmetic of its own for half precision, auto means float32.
+    `device` is auto (CUDA if there is one), cpu or cuda; `dtype` is auto (as the weights say, bfloat16 for quantized ones of a
+    GGUF file), float32, bfloat16 or float16. On a CPU that has no arithmetic of its own for half precision, auto means float32.
     With `threads`, the number of torch's threads is set for the process.
     `end_ids` are the engine's; None or none: those that the loaded model names.
     """
     target = choose_device(device)
-    wanted = "auto" if dtype == "auto" else getattr(torch, dtype)
+    wanted: torch.dtype | Literal["auto"] = "auto" if dtype == "auto" else getattr(torch, dtype)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            path, dtype=wanted, attn_implementation="eager"
+        model: PreTrainedModel = (
+            load_gguf_model(path, wanted)
+            if is_gguf(path)
+            else AutoModelForCausalLM.from_pretrained(path, dtype=wanted, attn_implementation="eager")
         )
     except ValueError as error:
-        raise UnsupportedModel(f"{path} holds no language model that transformers knows: {error}") from error
+        raise UnsupportedModel(f"{path} holds no language model that can be loaded: {error}") from error
     module: torch.nn.Module = model
     if dtype == "auto" and target.type == "cpu" and not cpu_computes(model.dtype):
         module.to(torch.float32)

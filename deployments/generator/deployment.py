@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def build_engine(settings: ModelSettings, replicas: int = 1) -> Engine:
     """The engine of a model, on a machine that it may share with `replicas` generator replicas, itself among them.
 
-    Takes seconds and blocks; raises `UnsupportedModel` and `OSError`.
+    Takes seconds and blocks; raises `UnsupportedModel`, `OSError`, and `ValueError` for a GGUF file that can't be read.
     """
     config = EngineConfig.from_settings(settings)
     path = model_path(settings)

@@ -16,6 +16,9 @@ from app.schema.fields import GenerationFields
 from app.schema.sampling import SamplingDefaults
 from app.settings import ModelSettings
 from app.validation import parse_object
+from deployments.gguf.description import described
+from deployments.gguf.header import is_gguf
+from deployments.gguf.tokenizer import load_tokenizer as load_gguf_tokenizer
 from deployments.model import MODEL_DIR
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
 def model_path(settings: ModelSettings) -> str:
-    """The directory or Hub id of the model; the embedded one when none is named."""
+    """The directory, GGUF file or Hub id of the model; the embedded one when none is named."""
     return str(MODEL_DIR) if settings.path is None else settings.path
 
 
@@ -38,6 +41,8 @@ def load_transformers_tokenizer(path: str) -> TokenizersBackend:
 
     A model that names the generic class gets it directly: `AutoTokenizer` would choose the same, and import torch first.
     """
+    if is_gguf(path):
+        return load_gguf_tokenizer(path)
     from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
     if _read_json(path, "tokenizer_config.json").get("tokenizer_class") in GENERIC_TOKENIZERS:
@@ -62,7 +67,7 @@ def bare_copy(serialised: str) -> tokenizers.Tokenizer:
 def describe(settings: ModelSettings, tokenizer: TokenizersBackend) -> ModelCard:
     """The card of the model."""
     path = model_path(settings)
-    written = Path(path) / "config.json"
+    written = Path(path) if is_gguf(path) else Path(path) / "config.json"
     config = _read_json(path, "config.json")
     limits = config.get("text_config") or config
     longest = (
@@ -70,7 +75,7 @@ def describe(settings: ModelSettings, tokenizer: TokenizersBackend) -> ModelCard
     )
     return ModelCard(
         name=settings.name,
-        # When the configuration was written; now for a Hub id.
+        # When the configuration or the GGUF file was written; now for a Hub id.
         created=int(written.stat().st_mtime) if written.is_file() else int(time.time()),
         owned_by=SIMULATED_OWNER if settings.engine == "simulated" else OWNER,
         max_model_len_tokens=min(settings.max_model_len_tokens, longest),
@@ -93,8 +98,9 @@ def read_sampling_defaults(path: str) -> SamplingDefaults:
     try:
         fields = parse_object(GenerationFields, {name: written.get(name) for name in names})
     except InvalidRequest as error:
+        place = "general.sampling" if is_gguf(path) else "generation_config.json"
         raise ValueError(
-            f"{path}/generation_config.json: {error.message} With sampling_defaults: none it is not read."
+            f"{path}, {place}: {error.message} With sampling_defaults: none it is not read."
         ) from error
     sampling = fields.sampling()
     return SamplingDefaults(**{name: getattr(sampling, name) for name in names})
@@ -155,7 +161,9 @@ def load_tokenizer(path: str) -> tokenizers.Tokenizer:
 
 
 def _read_json(path: str, name: str) -> dict[str, Any]:
-    """One of the model's files; nothing where it has none."""
+    """One of the model's files, or what a GGUF file says in its place; nothing where it has none."""
+    if is_gguf(path):
+        return described(path, name)
     from transformers.utils.hub import cached_file
 
     found = cached_file(path, name, _raise_exceptions_for_missing_entries=False)

@@ -23,7 +23,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--duration", type=float, default=300.0, help="seconds of load")
+    parser.add_argument(
+        "--duration", type=float, help="seconds of load: 300, and 3600 with --killed, if not given"
+    )
     parser.add_argument(
         "--killed",
         type=int,
@@ -41,7 +43,7 @@ def main() -> int:
         campaign = Campaign(
             started,
             arguments.seed,
-            duration_s=arguments.duration,
+            duration_s=arguments.duration or (3600.0 if arguments.killed else 300.0),
             streams=arguments.streams,
             killed=arguments.killed,
         )

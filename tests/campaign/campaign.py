@@ -71,7 +71,8 @@ def world(store: str, dtype: str) -> Iterator[World]:
 class Campaign:
     """`streams` run at any time, for `duration_s` seconds and until everything of `done` was done once.
 
-    With `killed`, generators are killed, and nothing else is done, until so many streams of each kind have lost theirs.
+    With `killed`, generators are killed, and nothing else is done, until so many streams of each kind have lost theirs, or for so
+    long.
     """
 
     def __init__(
@@ -147,12 +148,12 @@ class Campaign:
         try:
             for pause_s, kind in self._plan.disturbances(self._done):
                 await asyncio.sleep(pause_s)
+                is_over = time.monotonic() - began_s > self._duration_s
                 if self._killed:
                     is_enough = lost_of_each_kind(self._plan, self._results, events) >= self._killed
-                else:
-                    was_done = len(events) >= len(self._done)
-                    is_enough = was_done and time.monotonic() - began_s > self._duration_s
-                if is_enough:
+                    if is_enough or is_over:
+                        return
+                elif is_over and len(events) >= len(self._done):
                     return
                 await self._disturber.do(kind)
         except AssertionError as error:

@@ -193,7 +193,8 @@ class Producer:
         return StreamRecord(
             id=f"st_{secrets.token_hex(16)}",
             owner=owner,
-            request=request,
+            # What follows needs the tokens only. The text can be as large as a body.
+            request=msgspec.structs.replace(request, prompt=None, messages=None, prompt_token_ids=None),
             prompt=prompt,
             sampling=fit_sampling(request, prompt, seed, card, self._settings.limits),
             created_s=created_s,

@@ -160,8 +160,10 @@ class GenerationService:
         """
         self._check_open()
         stream = await self._orders.running(stream_id, owner)
-        token_ids = await self._models.named(stream.request.model).tokenizer.encode_text(text)
-        change = steered(stream, token_ids, self.settings.limits.max_prompt_tokens)
+        model = self._models.named(stream.request.model)
+        token_ids = await model.tokenizer.encode_text(text)
+        most = self.settings.limits.max_prompt_tokens or (await model.load()).max_model_len_tokens
+        change = steered(stream, token_ids, most)
         await self._orders.change(stream, change)
 
     async def status(self, stream_id: str, owner: str = "") -> StreamStatus:

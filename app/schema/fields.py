@@ -25,6 +25,9 @@ MAX_BIASED_TOKENS = 1024
 # Below this a temperature only overflows the logits: it means greedy, as it does elsewhere.
 GREEDY_BELOW_TEMPERATURE = 1e-5
 
+# More than any context has. Clients write larger numbers for "no limit", also such that no message of the graph can hold.
+MANY_TOKENS = 2**31 - 1
+
 FIELD_ERROR = "field_error"
 
 
@@ -237,8 +240,8 @@ class GenerationFields(Fields):
     def sampling(self, max_tokens: int | None = None, logprobs: int | None = None) -> SamplingParams:
         """The sampling parameters that these fields say, with the defaults of the fields."""
         return SamplingParams(
-            max_tokens=max_tokens or 0,
-            min_tokens=self.min_tokens,
+            max_tokens=min(max_tokens or 0, MANY_TOKENS),
+            min_tokens=min(self.min_tokens, MANY_TOKENS),
             ignore_eos=self.ignore_eos,
             temperature=0.0 if self.temperature < GREEDY_BELOW_TEMPERATURE else self.temperature,
             top_p=self.top_p,
@@ -254,15 +257,9 @@ class GenerationFields(Fields):
         )
 
     def _check_limits(self, limits: LimitsSettings, max_tokens: int | None, max_tokens_param: str) -> None:
-        most = limits.max_output_tokens
-        if max_tokens is not None and max_tokens > most:
+        if max_tokens is not None and self.min_tokens > max_tokens:
             raise InvalidRequest(
-                f"{max_tokens_param} must be at most {most}, not {max_tokens}.", param=max_tokens_param
-            )
-        if self.min_tokens > (max_tokens or most):
-            than = max_tokens_param if max_tokens else "the limit for max_tokens"
-            raise InvalidRequest(
-                f"min_tokens ({self.min_tokens}) must not be more than {than} ({max_tokens or most}).",
+                f"min_tokens ({self.min_tokens}) must not be more than {max_tokens_param} ({max_tokens}).",
                 param="min_tokens",
             )
         if self.timeout_s is not None and self.timeout_s > limits.request_timeout_s:

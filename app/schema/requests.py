@@ -17,7 +17,8 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request for one stream. Exactly one of `prompt`, `messages` and `prompt_token_ids` is set.
+    """A request for one stream. Exactly one of `prompt`, `messages` and `prompt_token_ids` is set, until the
+    prompt is encoded; then none.
 
     `sampling.max_tokens` of 0 means "not said": the service puts what the context leaves. `seed` None is replaced by one
     that the server draws and reports. `left_out` names the parameters of `sampling` that the client has not given: the model's

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 import msgspec
 
+from app.context import check_length, prompt_field
 from app.errors import InvalidRequest, PromptTooLong
 from app.ports import ModelCard
 from app.schema.requests import GenerationRequest, Message
@@ -38,16 +39,20 @@ class PromptEncoder:
         """The prompt's ids. Chat text is encoded as the template writes it; a plain prompt gets the model's special tokens.
 
         Names of control tokens are plain text in messages, unless the settings say otherwise. A plain prompt may use them.
-        Raises `InvalidRequest` for messages that the template refuses and `PromptTooLong` for text that can't fit.
+        Raises `InvalidRequest` for messages that the template refuses and `PromptTooLong` for text that does not fit.
         """
         if request.prompt_token_ids is not None:
             return list(request.prompt_token_ids)
         if request.messages is not None:
             self._check_length(sum(len(message.content) for message in request.messages), "messages")
-            return self._encode_chat(request.messages)
-        text = request.prompt or ""
-        self._check_length(len(text), "prompt")
-        return encoded(self._plain, text, add_special_tokens=True)
+            ids = self._encode_chat(request.messages)
+        else:
+            text = request.prompt or ""
+            self._check_length(len(text), "prompt")
+            ids = encoded(self._plain, text, add_special_tokens=True)
+        # Here already, so that no long list is sent for nothing.
+        check_length(ids, self.card.max_model_len_tokens - 1, prompt_field(request))
+        return ids
 
     def encode_text(self, text: str) -> list[int]:
         """The ids of a piece of text without special tokens. Raises `PromptTooLong` as `encode` does."""

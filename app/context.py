@@ -44,6 +44,22 @@ def fit_sampling(
     )
 
 
+def check_tokens(token_ids: Sequence[int], card: ModelCard) -> None:
+    """Raises `InvalidRequest` for tokens that the model does not have, or more than its context takes."""
+    check_length(token_ids, card.max_model_len_tokens, "tokens")
+    _check_ids(token_ids, "tokens", card)
+
+
+def truncated(prompt: list[int], request: GenerationRequest, card: ModelCard) -> list[int]:
+    """As many of the prompt's last tokens as the request wants, if it says so."""
+    wanted = request.truncate_prompt_tokens
+    if wanted is None:
+        return prompt
+    if wanted < 0:
+        wanted = max(1, card.max_model_len_tokens - max(1, request.sampling.max_tokens))
+    return prompt[-wanted:]
+
+
 def check_length(prompt: Sequence[int], most: int, field: str) -> None:
     """Raises `PromptTooLong` when the prompt has more than `most` tokens."""
     if len(prompt) > most:

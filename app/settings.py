@@ -18,9 +18,9 @@ class _Section(BaseModel):
 
 
 def context_tokens(model_tokens: int | None, max_model_len_tokens: int | None, kv_cache_tokens: int) -> int:
-    """The context of a model that takes `model_tokens` by itself, where it says so: what is configured, if anything, can only be less.
+    """The context of a model that takes `model_tokens` by itself (None: it doesn't say).
 
-    One sequence always has room in the memory.
+    What is configured only lowers it, and one sequence always has room in the memory.
     """
     return min(bound for bound in (model_tokens, max_model_len_tokens, kv_cache_tokens) if bound is not None)
 
@@ -35,8 +35,8 @@ class SimulatedSettings(_Section):
 class ModelSettings(_Section):
     """One model: where it is, how it runs, how many replicas serve it.
 
-    `max_model_len_tokens`: the longest prompt and answer together. None: as long as the model takes, or `kv_cache_tokens` if that is
-    less. `prefill_chunk_ms`: the time for which one step reads prompts, while the running streams wait; `prefill_chunk_tokens` bounds
+    `max_model_len_tokens`: of prompt and answer together; None is what the model takes, or `kv_cache_tokens` if that is less.
+    `prefill_chunk_ms`: the time for which one step reads prompts, while the running streams wait; `prefill_chunk_tokens` bounds
     it. `accept_timeout_s`: a replica that has not taken a job by then is passed over. `step_timeout_s`: a replica whose engine
     makes no progress for longer, not by one layer of a step, is unhealthy. With `min_replicas: 0` there may be no replica; a
     request then waits up to `start_timeout_s` for one. The number of replicas grows when more have been wanted for
@@ -152,9 +152,9 @@ class StreamsSettings(_Section):
 class LimitsSettings(_Section):
     """What one request may ask for, and how long a reader may stand still.
 
-    `max_body_bytes`: of one HTTP request. `max_message_bytes`: of one WebSocket or gRPC message. `max_held_body_bytes`: of all bodies
-    that one process holds before their streams have begun. `max_prompt_tokens` and `max_output_tokens`: None is what the model's
-    context allows.
+    `max_body_bytes`: of one HTTP request. `max_held_body_bytes`: of all those that one process holds before their streams have
+    begun. `max_message_bytes`: of one WebSocket or gRPC message. `max_prompt_tokens` and `max_output_tokens`: None is what the
+    model's context allows.
     """
 
     max_body_bytes: PositiveInt = 32 * MIB

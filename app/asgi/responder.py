@@ -17,7 +17,7 @@ from app.admission import HeldBodies
 from app.asgi.parameters import LAST_EVENT_ID
 from app.asgi.request_body import read_json
 from app.asgi.stream_response import StreamResponse, disconnected
-from app.errors import InvalidCursor
+from app.errors import InvalidCursor, NotFound
 from app.idempotency import checked_key, idempotency_of
 from app.schema.frames import Frame
 from app.schema.requests import GenerationRequest
@@ -100,6 +100,15 @@ class Responder:
             # Whoever sends a key means to come back when the connection breaks.
             request = msgspec.structs.replace(request, on_disconnect="grace")
         return await self._service.start(request, owner, idempotency_of(key, http.url.path, request))
+
+    async def refuse_embeddings(self, request: Request) -> Response:
+        """Clients that find chats here look for embeddings at the same place. Raises `NotFound`."""
+        self._service.owner_of(request.headers)
+        names = ", ".join(card.name for card in self._service.cards()) or "none at the moment"
+        raise NotFound(
+            f"This server makes no embeddings. Its models generate text ({names}): use /v1/chat/completions, /v1/completions or "
+            "/v1/streams."
+        )
 
     async def streamed(self, stream: Stream, encoder: Encoder) -> Response:
         """What `start` has given, as it comes. Raises what `GenerationService.read` raises."""

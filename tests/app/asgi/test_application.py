@@ -59,9 +59,11 @@ class World:
 
     def __init__(self, *names: str) -> None:
         self.generator = AnsweringGenerator(capacity=10)
+        tokenizers = [FakeTokenizer(name) for name in names or ("letters",)]
+        self.tokenizer = tokenizers[0]
         self.models = {
-            name: Model(ModelSettings(name=name), FakeTokenizer(name), self.generator)
-            for name in names or ("letters",)
+            tokenizer.card.name: Model(ModelSettings(name=tokenizer.card.name), tokenizer, self.generator)
+            for tokenizer in tokenizers
         }
         settings = Settings(
             models=[model.settings for model in self.models.values()],

@@ -1,11 +1,11 @@
-"""Admission: how many sequences and streams run in this process, and the refusal of more.
+"""Admission: how many sequences and streams run in this process, how much it holds of bodies, and the refusal of more.
 
 A permit lives exactly as long as its stream. Nothing queues here: a request gets a permit at once, or the error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from app.errors import GeneratorUnavailable, Overloaded, TooManyStreams
@@ -68,3 +68,32 @@ class Quota:
             self._streams[owner] -= 1
             if not self._streams[owner]:
                 del self._streams[owner]
+
+
+class HeldBodies:
+    """Counts the bytes of bodies that came and whose streams have not begun, `max_bytes` at most in this process."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.held_bytes = 0
+        self._max_bytes = max_bytes
+
+    @contextmanager
+    def permit(self) -> Iterator[Callable[[int], None]]:
+        """What counts the bytes of a body as they come; it raises `Overloaded`. Leaving the context takes them back."""
+        counted = 0
+
+        def count(size: int) -> None:
+            nonlocal counted
+            if self.held_bytes + size > self._max_bytes:
+                raise Overloaded(
+                    f"The server holds {self.held_bytes} bytes of requests, and {size} more would exceed the maximum of "
+                    f"{self._max_bytes}.",
+                    retry_after_s=RETRY_AFTER_S,
+                )
+            self.held_bytes += size
+            counted += size
+
+        try:
+            yield count
+        finally:
+            self.held_bytes -= counted

@@ -32,19 +32,41 @@ def fit_sampling(
     """
     if not prompt:
         raise InvalidRequest("The prompt has no tokens.", param=prompt_field(request))
-    longest = min(limits.max_prompt_tokens, card.max_model_len_tokens - 1)
-    if len(prompt) > longest:
-        raise PromptTooLong(
-            f"The prompt has {len(prompt)} tokens, {len(prompt) - longest} more than the {longest} that are allowed.",
-            param=prompt_field(request),
-        )
-    room = min(card.max_model_len_tokens - len(prompt), limits.max_output_tokens)
+    most = card.max_model_len_tokens - 1
+    check_length(prompt, min(most, limits.max_prompt_tokens or most), prompt_field(request))
+    left = card.max_model_len_tokens - len(prompt)
+    room = min(left, limits.max_output_tokens or left)
     max_tokens = min(request.sampling.max_tokens or room, room)
     min_tokens = min(request.sampling.min_tokens, max_tokens)
     defaults = {name: getattr(card.sampling_defaults, name) for name in request.left_out}
     return msgspec.structs.replace(
         request.sampling, **defaults, seed=seed, max_tokens=max_tokens, min_tokens=min_tokens
     )
+
+
+def check_tokens(token_ids: Sequence[int], card: ModelCard) -> None:
+    """Raises `InvalidRequest` for tokens that the model does not have, or more than its context takes."""
+    check_length(token_ids, card.max_model_len_tokens, "tokens")
+    _check_ids(token_ids, "tokens", card)
+
+
+def truncated(prompt: list[int], request: GenerationRequest, card: ModelCard) -> list[int]:
+    """As many of the prompt's last tokens as the request wants, if it says so."""
+    wanted = request.truncate_prompt_tokens
+    if wanted is None:
+        return prompt
+    if wanted < 0:
+        wanted = max(1, card.max_model_len_tokens - max(1, request.sampling.max_tokens))
+    return prompt[-wanted:]
+
+
+def check_length(prompt: Sequence[int], most: int, field: str) -> None:
+    """Raises `PromptTooLong` when the prompt has more than `most` tokens."""
+    if len(prompt) > most:
+        raise PromptTooLong(
+            f"The prompt has {len(prompt)} tokens, {len(prompt) - most} more than the {most} that are allowed.",
+            param=field,
+        )
 
 
 def prompt_field(request: GenerationRequest) -> str:

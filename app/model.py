@@ -49,13 +49,19 @@ class Model:
         """Whether a stream could start."""
         return self.card is not None and self.generator.capacity > 0
 
+    @property
+    def vocabulary(self) -> tokenizers.Tokenizer:
+        """What makes text of tokens. The model must be loaded."""
+        assert self._vocabulary is not None
+        return self._vocabulary
+
     def choices(self, request: GenerationRequest, prompt: Sequence[int]) -> list[Choice]:
         """The empty choices of a stream. The model must be loaded."""
-        assert self._vocabulary is not None and self._logprobs is not None
+        assert self._logprobs is not None
         write_logprobs = self._logprobs.write_all
         return [
             Choice(
-                ChoiceText(self._vocabulary, prompt, request.stop, request.sampling.min_tokens),
+                ChoiceText(self.vocabulary, prompt, request.stop, request.sampling.min_tokens),
                 write_logprobs,
             )
             for _ in range(request.n)

@@ -19,7 +19,7 @@ import msgspec
 from app.admission import Quota
 from app.auth import NOBODY
 from app.backoff import Backoff
-from app.context import check_vocabulary, fit_sampling
+from app.context import check_vocabulary, fit_sampling, truncated
 from app.errors import (
     GeneratorUnavailable,
     InternalError,
@@ -188,12 +188,16 @@ class Producer:
         card = await model.load()
         check_vocabulary(request, card)
         created_s = self._clock.time()
-        prompt = list(request.prompt_token_ids or ()) or await model.tokenizer.encode(request)
+        given = truncated(list(request.prompt_token_ids or ()), request, card)
+        prompt = given or await model.tokenizer.encode(request)
         seed = secrets.randbits(53) if request.seed is None else request.seed
         return StreamRecord(
             id=f"st_{secrets.token_hex(16)}",
             owner=owner,
-            request=request,
+            # What follows needs the tokens only. The text can be as large as a body.
+            request=msgspec.structs.replace(
+                request, prompt=None, messages=None, prompt_token_ids=None, chat_template_kwargs={}
+            ),
             prompt=prompt,
             sampling=fit_sampling(request, prompt, seed, card, self._settings.limits),
             created_s=created_s,

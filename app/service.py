@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from app.auth import callers
 from app.clock import SystemClock
+from app.context import check_tokens, check_vocabulary
 from app.errors import InvalidCursor, StoreUnavailable, draining
 from app.follower import Follower
 from app.model import Model
@@ -160,8 +161,10 @@ class GenerationService:
         """
         self._check_open()
         stream = await self._orders.running(stream_id, owner)
-        token_ids = await self._models.named(stream.request.model).tokenizer.encode_text(text)
-        change = steered(stream, token_ids, self.settings.limits.max_prompt_tokens)
+        model = self._models.named(stream.request.model)
+        token_ids = await model.tokenizer.encode_text(text)
+        most = self.settings.limits.max_prompt_tokens or (await model.load()).max_model_len_tokens
+        change = steered(stream, token_ids, most)
         await self._orders.change(stream, change)
 
     async def status(self, stream_id: str, owner: str = "") -> StreamStatus:
@@ -173,6 +176,23 @@ class GenerationService:
         model = await self._models.loaded(record.request.model)
         excerpt = await self._store.read(stream_id, [0] * record.request.n)
         return status_of(self._producer.stream_of(record, model, excerpt), excerpt.expires_s)
+
+    async def encode(self, request: GenerationRequest) -> list[int]:
+        """The tokens of a request's prompt; nothing is started. Raises what `start` raises of a prompt."""
+        model = self._models.named(request.model)
+        check_vocabulary(request, await model.load())
+        return await model.tokenizer.encode(request)
+
+    async def decode(self, name: str, token_ids: Sequence[int]) -> str:
+        """The text of tokens, control tokens included. Raises `InvalidRequest`, `ModelNotFound` and `GeneratorUnavailable`."""
+        model = await self._models.loaded(name)
+        check_tokens(token_ids, await model.load())
+        return model.vocabulary.decode(list(token_ids), skip_special_tokens=False)
+
+    async def token_names(self, name: str, token_ids: Sequence[int]) -> list[str]:
+        """The names of tokens that a model has, as its vocabulary writes them. Raises as `decode` does."""
+        vocabulary = (await self._models.loaded(name)).vocabulary
+        return [vocabulary.id_to_token(token_id) or "" for token_id in token_ids]
 
     def cards(self) -> list[ModelCard]:
         """The models that are known well enough to be served."""

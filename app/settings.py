@@ -10,10 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 DelaySeconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MIB = 1024 * 1024
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def context_tokens(model_tokens: int | None, max_model_len_tokens: int | None, kv_cache_tokens: int) -> int:
+    """The context of a model that takes `model_tokens` by itself (None: it doesn't say).
+
+    What is configured only lowers it, and one sequence always has room in the memory.
+    """
+    return min(bound for bound in (model_tokens, max_model_len_tokens, kv_cache_tokens) if bound is not None)
 
 
 class SimulatedSettings(_Section):
@@ -26,6 +35,7 @@ class SimulatedSettings(_Section):
 class ModelSettings(_Section):
     """One model: where it is, how it runs, how many replicas serve it.
 
+    `max_model_len_tokens`: of prompt and answer together; None is what the model takes, or `kv_cache_tokens` if that is less.
     `prefill_chunk_ms`: the time for which one step reads prompts, while the running streams wait; `prefill_chunk_tokens` bounds
     it. `accept_timeout_s`: a replica that has not taken a job by then is passed over. `step_timeout_s`: a replica whose engine
     makes no progress for longer, not by one layer of a step, is unhealthy. With `min_replicas: 0` there may be no replica; a
@@ -48,7 +58,7 @@ class ModelSettings(_Section):
     simulated: SimulatedSettings = SimulatedSettings()
     sampling_defaults: Literal["model", "none"] = "model"
     control_tokens_in_messages: Literal["text", "parse"] = "text"
-    max_model_len_tokens: PositiveInt = 2048
+    max_model_len_tokens: PositiveInt | None = None
     max_running_sequences: PositiveInt = 32
     max_waiting_sequences: PositiveInt = 64
     kv_cache_tokens: PositiveInt = 65536
@@ -74,7 +84,7 @@ class ModelSettings(_Section):
             raise ValueError(
                 f"max_replicas ({self.max_replicas}) is below min_replicas ({self.min_replicas})"
             )
-        if self.kv_cache_tokens < self.max_model_len_tokens:
+        if self.max_model_len_tokens is not None and self.kv_cache_tokens < self.max_model_len_tokens:
             raise ValueError(
                 f"kv_cache_tokens ({self.kv_cache_tokens}) can't hold one sequence of max_model_len_tokens "
                 f"({self.max_model_len_tokens})"
@@ -140,16 +150,31 @@ class StreamsSettings(_Section):
 
 
 class LimitsSettings(_Section):
-    """What one request may ask for, and how long a reader may stand still."""
+    """What one request may ask for, and how long a reader may stand still.
 
-    max_body_bytes: PositiveInt = 1_048_576
-    max_prompt_tokens: PositiveInt = 2048
-    max_output_tokens: PositiveInt = 2048
+    `max_body_bytes`: of one HTTP request. `max_held_body_bytes`: of all those that one process holds before their streams have
+    begun. `max_message_bytes`: of one WebSocket or gRPC message. `max_prompt_tokens` and `max_output_tokens`: None is what the
+    model's context allows.
+    """
+
+    max_body_bytes: PositiveInt = 32 * MIB
+    max_held_body_bytes: PositiveInt = 256 * MIB
+    max_message_bytes: PositiveInt = 4 * MIB
+    max_prompt_tokens: PositiveInt | None = None
+    max_output_tokens: PositiveInt | None = None
     max_streams_per_key: PositiveInt = 64
     max_streams_per_connection: PositiveInt = 128
     max_pending_messages: PositiveInt = 256
     reader_stall_timeout_s: Seconds = 30
     request_timeout_s: Seconds = 600
+
+    @model_validator(mode="after")
+    def _one_body_can_be_held(self) -> "LimitsSettings":
+        if self.max_held_body_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_held_body_bytes ({self.max_held_body_bytes}) is below max_body_bytes ({self.max_body_bytes})"
+            )
+        return self
 
 
 class AuthSettings(_Section):

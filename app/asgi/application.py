@@ -24,6 +24,7 @@ from app.asgi.middleware import RequestBoundary
 from app.asgi.openai_endpoints import OpenAIEndpoints
 from app.asgi.openapi import Routes
 from app.asgi.responder import Responder
+from app.asgi.tokenizer_endpoints import TokenizerEndpoints
 from app.asgi.websocket_endpoint import WebSocketEndpoint
 from app.errors import ServiceError
 from app.service import GenerationService
@@ -65,10 +66,14 @@ class Application(FastAPI):
         self._routes = Routes()
         StreamEndpoints(service, responder).add_to(self._routes)
         OpenAIEndpoints(responder).add_to(self._routes)
+        TokenizerEndpoints(service, responder).add_to(self._routes)
         ModelEndpoints(service).add_to(self._routes)
         HealthEndpoint(service).add_to(self._routes)
         self.include_router(self._routes)
         self.router.routes.append(WebSocketRoute(websocket_endpoint.PATH, WebSocketEndpoint(service)))
+        self.add_api_route(
+            "/v1/embeddings", responder.refuse_embeddings, methods=["POST"], include_in_schema=False
+        )
         self.add_api_route("/docs", self.documentation, methods=["GET"], include_in_schema=False)
 
     def build_middleware_stack(self) -> ASGIApp:

@@ -98,8 +98,8 @@ class StreamEndpoints:
         """
         if last_event_id:
             return await self._responder.returned(request, parse_event_id(last_event_id))
-        body = await self._responder.read(request, StreamBody)
-        stream = await self._responder.start(request, body, idempotency_key)
+        async with self._responder.body(request, StreamBody) as body:
+            stream = await self._responder.start(request, body, idempotency_key)
         if body.detach:
             location = f"{request.scope.get('root_path', '')}/v1/streams/{stream.id}"
             headers = {"location": location, "x-stream-id": stream.id}

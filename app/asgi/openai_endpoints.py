@@ -61,8 +61,8 @@ class OpenAIEndpoints:
 
         Unknown fields are ignored. `stream: true` gives chunks as server-sent events, then `[DONE]`.
         """
-        body = await self._responder.read(request, ChatCompletionBody)
-        stream = await self._responder.start(request, body, idempotency_key)
+        async with self._responder.body(request, ChatCompletionBody) as body:
+            stream = await self._responder.start(request, body, idempotency_key)
         if body.stream:
             encoder = ChatStreamEncoder(n=stream.request.n, options=body.stream_options)
             return await self._responder.streamed(stream, encoder)
@@ -73,8 +73,8 @@ class OpenAIEndpoints:
 
         Unknown fields are ignored. `stream: true` gives chunks as server-sent events, then `[DONE]`.
         """
-        body = await self._responder.read(request, CompletionBody)
-        stream = await self._responder.start(request, body, idempotency_key)
+        async with self._responder.body(request, CompletionBody) as body:
+            stream = await self._responder.start(request, body, idempotency_key)
         if body.stream:
             encoder = CompletionStreamEncoder(n=stream.request.n, options=body.stream_options)
             return await self._responder.streamed(stream, encoder)

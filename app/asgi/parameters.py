@@ -45,19 +45,20 @@ LastEventId = Annotated[
 ]
 After = Annotated[str | None, _STRING, Query(description="A cursor. The stream is read from there on.")]
 
-STARTING = (
+ENCODING = (
     InvalidRequest,
     PromptTooLong,
     AuthenticationFailed,
     ModelNotFound,
     RequestTimeout,
-    IdempotencyConflict,
     BodyTooLarge,
     UnsupportedMediaType,
-    TooManyStreams,
     Overloaded,
     GeneratorUnavailable,
 )
+"""The errors of a route that takes a prompt."""
+
+STARTING = (*ENCODING, IdempotencyConflict, TooManyStreams)
 """The errors of a route that starts a stream."""
 
 FINDING = (AuthenticationFailed, StreamNotFound, StreamExpired)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
+from app.admission import HeldBodies
 from app.asgi.parameters import LAST_EVENT_ID
 from app.asgi.request_body import read_json
 from app.asgi.stream_response import StreamResponse, disconnected
-from app.errors import InvalidCursor
+from app.errors import InvalidCursor, NotFound
 from app.idempotency import checked_key, idempotency_of
 from app.schema.frames import Frame
 from app.schema.requests import GenerationRequest
@@ -62,13 +63,28 @@ class Responder:
     def __init__(self, service: GenerationService) -> None:
         self._service = service
         self._settings = service.settings
+        self._held_bodies = HeldBodies(service.settings.limits.max_held_body_bytes)
 
-    async def read(self, http: Request, body_type: type[BodyModel]) -> BodyModel:
-        """The validated body. Raises the `ServiceError` that says what is wrong with it, or with the caller's key."""
+    @asynccontextmanager
+    async def body(self, http: Request, body_type: type[BodyModel]) -> AsyncIterator[BodyModel]:
+        """The validated body. It counts among those that the process holds until the context is left.
+
+        Raises the `ServiceError` that says what is wrong with it, or with the caller's key, and `Overloaded`.
+        """
         self._service.owner_of(http.headers)  # who may not call is refused before the body is read
         limits = self._settings.limits
-        raw = await read_json(http, max_bytes=limits.max_body_bytes, timeout_s=limits.reader_stall_timeout_s)
-        return parse_body(body_type, raw)
+        with self._held_bodies.permit() as count:
+
+            async def receive() -> Message:
+                message = await http.receive()
+                count(len(message.get("body", b"")))
+                return message
+
+            counted = Request(http.scope, receive)
+            raw = await read_json(
+                counted, max_bytes=limits.max_body_bytes, timeout_s=limits.reader_stall_timeout_s
+            )
+            yield parse_body(body_type, raw)
 
     async def start(self, http: Request, body: RequestBody, idempotency_key: str | None) -> Stream:
         """The stream that `body` asks for: a new one, or the one that the caller's `Idempotency-Key` stands for.
@@ -84,6 +100,15 @@ class Responder:
             # Whoever sends a key means to come back when the connection breaks.
             request = msgspec.structs.replace(request, on_disconnect="grace")
         return await self._service.start(request, owner, idempotency_of(key, http.url.path, request))
+
+    async def refuse_embeddings(self, request: Request) -> Response:
+        """Clients that find chats here look for embeddings at the same place. Raises `NotFound`."""
+        self._service.owner_of(request.headers)
+        names = ", ".join(card.name for card in self._service.cards()) or "none at the moment"
+        raise NotFound(
+            f"This server makes no embeddings. Its models generate text ({names}): use /v1/chat/completions, /v1/completions or "
+            "/v1/streams."
+        )
 
     async def streamed(self, stream: Stream, encoder: Encoder) -> Response:
         """What `start` has given, as it comes. Raises what `GenerationService.read` raises."""

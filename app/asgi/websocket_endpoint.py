@@ -79,7 +79,7 @@ class WebSocketEndpoint:
             conversation,
             innermost_send(send),
             authorize=partial(self._service.owner_of, headers),
-            max_message_bytes=self._settings.limits.max_body_bytes,
+            max_message_bytes=self._settings.limits.max_message_bytes,
             reader_stall_timeout_s=self._settings.limits.reader_stall_timeout_s,
         )
         try:

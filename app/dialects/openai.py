@@ -74,6 +74,8 @@ def model_object(card: ModelCard) -> Model:
         "object": "model",
         "created": card.created,
         "owned_by": card.owned_by,
+        "max_model_len": card.max_model_len_tokens,
+        "abilities": {"tools": False, "reasoning": False, "structured_output": False},
         "deterministic": card.deterministic,
         "sampling_defaults": msgspec.to_builtins(card.sampling_defaults),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, LiteralString
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.errors import InvalidRequest
@@ -17,13 +17,18 @@ from app.schema.requests import GenerationRequest, Message, OnDisconnect
 from app.schema.sampling import MAX_LOGPROBS, SamplingDefaults, SamplingParams
 from app.settings import LimitsSettings
 
-MAX_CHOICES = 8
-MAX_STOP_STRINGS = 16
+MAX_CHOICES = 32
+MAX_STOP_STRINGS = 256
 MAX_STOP_STRING_LENGTH = 1024
 MAX_STOP_TOKEN_IDS = 64
 MAX_BIASED_TOKENS = 1024
 # Below this a temperature only overflows the logits: it means greedy, as it does elsewhere.
 GREEDY_BELOW_TEMPERATURE = 1e-5
+
+# Less than the likeliest token of any vocabulary has.
+LEAST_TOP_P = 1e-9
+# More than any context has. Clients write larger numbers for "no limit", also such that no message of the graph can hold.
+MANY_TOKENS = 2**31 - 1
 
 FIELD_ERROR = "field_error"
 
@@ -33,6 +38,7 @@ def field_error(complaint: LiteralString, **context: object) -> PydanticCustomEr
     return PydanticCustomError(FIELD_ERROR, complaint, context)
 
 
+ModelName = Annotated[str, Field(min_length=1, max_length=128)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 # The first bad id ends the check: a report of each of half a million would hold up every stream for seconds.
 TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
@@ -60,7 +66,7 @@ def _string_list(value: object) -> object:
         return [value]
     if not isinstance(value, list):
         raise field_error("must be a string or a list of strings")
-    return value
+    return ["" if item is None else item for item in value]
 
 
 BiasedToken = Annotated[TokenId, BeforeValidator(_token_id_key)]
@@ -75,12 +81,27 @@ def _bounded_bias(value: object) -> object:
 
 
 LogitBias = Annotated[dict[BiasedToken, Bias], BeforeValidator(_bounded_bias)]
-StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_STRING_LENGTH)]
+
+
+def _without_empty(strings: list[str]) -> list[str]:
+    """Clients send them by default, and what they would stop at is nothing."""
+    return [string for string in strings if string]
+
+
+StopString = Annotated[str, Field(max_length=MAX_STOP_STRING_LENGTH)]
 StopStrings = Annotated[
     list[StopString],
     Field(max_length=MAX_STOP_STRINGS),
     BeforeValidator(_string_list, json_schema_input_type=str | list[str]),
+    AfterValidator(_without_empty),
 ]
+
+
+def _signed_seed(seed: int) -> int:
+    return seed - 2**64 if seed >= 2**63 else seed
+
+
+Seed = Annotated[int, Field(ge=-(2**63), le=2**64 - 1), AfterValidator(_signed_seed)]
 Logprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
 MaxTokens = Annotated[int, Field(ge=1)]
 
@@ -144,7 +165,7 @@ class Fields(BaseModel):
 class GenerationFields(Fields):
     """What every dialect can say about one generation."""
 
-    model: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
+    model: ModelName | None = Field(
         default=None, description="A name that GET /v1/models lists. May be left out when there is one model."
     )
     min_tokens: int = Field(
@@ -155,7 +176,10 @@ class GenerationFields(Fields):
     )
     temperature: float = Field(default=1.0, ge=0, le=2, description="0 is greedy.")
     top_p: float = Field(
-        default=1.0, gt=0, le=1, description="Sample among the likeliest tokens that add up to this."
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Sample among the likeliest tokens that add up to this. 0 is the likeliest one.",
     )
     top_k: int = Field(
         default=0, ge=-1, le=1_000_000, description="Sample among this many tokens. 0 and -1 switch it off."
@@ -163,11 +187,10 @@ class GenerationFields(Fields):
     min_p: float = Field(
         default=0.0, ge=0, le=1, description="Drop tokens less likely than this share of the likeliest."
     )
-    seed: int | None = Field(
+    seed: Seed | None = Field(
         default=None,
-        ge=-(2**63),
-        le=2**63 - 1,
-        description="Makes sampling repeatable. The server draws one if there is none.",
+        description="Makes sampling repeatable. The server draws one if there is none. From 2^63 on it is the signed number with "
+        "the same 64 bits.",
     )
     presence_penalty: float = Field(default=0.0, ge=-2, le=2)
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
@@ -237,11 +260,11 @@ class GenerationFields(Fields):
     def sampling(self, max_tokens: int | None = None, logprobs: int | None = None) -> SamplingParams:
         """The sampling parameters that these fields say, with the defaults of the fields."""
         return SamplingParams(
-            max_tokens=max_tokens or 0,
-            min_tokens=self.min_tokens,
+            max_tokens=min(max_tokens or 0, MANY_TOKENS),
+            min_tokens=min(self.min_tokens, MANY_TOKENS),
             ignore_eos=self.ignore_eos,
             temperature=0.0 if self.temperature < GREEDY_BELOW_TEMPERATURE else self.temperature,
-            top_p=self.top_p,
+            top_p=max(self.top_p, LEAST_TOP_P),
             top_k=max(self.top_k, 0),
             min_p=self.min_p,
             seed=self.seed or 0,
@@ -254,15 +277,9 @@ class GenerationFields(Fields):
         )
 
     def _check_limits(self, limits: LimitsSettings, max_tokens: int | None, max_tokens_param: str) -> None:
-        most = limits.max_output_tokens
-        if max_tokens is not None and max_tokens > most:
+        if max_tokens is not None and self.min_tokens > max_tokens:
             raise InvalidRequest(
-                f"{max_tokens_param} must be at most {most}, not {max_tokens}.", param=max_tokens_param
-            )
-        if self.min_tokens > (max_tokens or most):
-            than = max_tokens_param if max_tokens else "the limit for max_tokens"
-            raise InvalidRequest(
-                f"min_tokens ({self.min_tokens}) must not be more than {than} ({max_tokens or most}).",
+                f"min_tokens ({self.min_tokens}) must not be more than {max_tokens_param} ({max_tokens}).",
                 param="min_tokens",
             )
         if self.timeout_s is not None and self.timeout_s > limits.request_timeout_s:

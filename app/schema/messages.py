@@ -66,18 +66,36 @@ class TextPart(BaseModel):
         return value
 
 
-def _without_cache_marks(part: object) -> object:
-    """OpenAI clients add fields to a part (cache marks, annotations) that mean nothing here."""
-    if isinstance(part, dict):
-        return {key: part[key] for key in ("type", "text") if key in part}
-    return part
+def _as_text_part(part: object) -> object:
+    """What OpenAI clients send as a part of text: with fields that mean nothing here (cache marks, annotations), as a string,
+    under the names of the Responses API. A refusal is what the assistant has said; what it has thought is not.
+    """
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    if not isinstance(part, dict):
+        return part
+    kind = part.get("type")
+    if kind == "refusal" and isinstance(part.get("refusal"), str):
+        return {"type": "text", "text": part["refusal"]}
+    if kind in ("thinking", "redacted_thinking", "reasoning"):
+        return {"type": "text", "text": ""}
+    named = {key: part[key] for key in ("type", "text") if part.get(key) is not None}
+    return named | {"type": "text"} if kind in ("input_text", "output_text") else named
 
 
-Parts = Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True)]
+Parts = Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)]
 LenientParts = Annotated[
-    list[Annotated[TextPart, BeforeValidator(_without_cache_marks)]],
-    Field(min_length=1, max_length=MAX_PARTS, fail_fast=True),
+    list[Annotated[TextPart, BeforeValidator(_as_text_part)]],
+    Field(max_length=MAX_PARTS, fail_fast=True),
 ]
+
+
+def _with_content(message: object) -> object:
+    """An assistant's message may lack its content: it has refused, or said nothing."""
+    if isinstance(message, dict) and message.get("content") is None and message.get("role") == "assistant":
+        refusal = message.get("refusal")
+        return message | {"content": refusal if isinstance(refusal, str) else ""}
+    return message
 
 
 class ChatMessage(BaseModel):
@@ -94,7 +112,7 @@ class ChatMessage(BaseModel):
     @classmethod
     def _refuse_unknown(cls, value: object) -> object:
         refuse_unknown(cls, value)
-        return value
+        return _with_content(value)
 
 
 class OpenAIChatMessage(BaseModel):
@@ -117,7 +135,7 @@ class OpenAIChatMessage(BaseModel):
             for name in ("tool_calls", "function_call", "audio"):
                 if value.get(name):
                     raise field_error("is not supported yet", field=name)
-        return value
+        return _with_content(value)
 
 
 ChatMessages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]

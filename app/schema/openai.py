@@ -6,12 +6,13 @@ are refused by name, never dropped. Both bodies become the same request as a nat
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+import msgspec
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from app.errors import InvalidRequest
-from app.schema.fields import GenerationFields, Logprobs, MaxTokens, TokenIds, field_error
+from app.schema.fields import Fields, GenerationFields, Logprobs, TokenIds, field_error
 from app.schema.messages import OpenAIChatMessages, to_messages
 from app.schema.requests import GenerationRequest, OnDisconnect
 from app.settings import LimitsSettings
@@ -39,16 +40,62 @@ _UNAVAILABLE: dict[str, tuple[object, ...]] = {
     "guided_grammar": (),
     "structured_outputs": (),
     "include_stop_str_in_output": (False,),
-    "continue_final_message": (False,),
     "chat_template": (),
+    "documents": ([],),
+    "add_special_tokens": (False,),  # of a chat; completions have a field for it
+    "skip_special_tokens": (True,),
+    "return_tokens_as_token_ids": (False,),
+    "include_reasoning": (True,),
+    "thinking_token_budget": (),
+    "moderation": (),
+    "priority": (0,),
+    "logits_processors": ([],),
+    "grammar": ("",),
+    "json_schema": (),
+    "regex": (),
+    "ebnf": (),
     "prompt_embeds": (),
 }
 
 
-class StreamOptions(BaseModel):
+# Tools that are not to be used change nothing.
+_CHOICE_OF = {"tools": "tool_choice", "functions": "function_call"}
+
+
+def _for_a_message(variables: dict[str, Any]) -> dict[str, Any]:
+    """Refuses what JSON has, but no message of the graph can hold."""
+    try:
+        msgspec.msgpack.encode(variables)
+    except (OverflowError, UnicodeEncodeError, RecursionError):
+        raise field_error("has a number that is too large, or is nested too deeply") from None
+    return variables
+
+
+def _some_or_all(tokens: int) -> int:
+    if not tokens:
+        raise field_error("must be -1 or at least 1")
+    return tokens
+
+
+def begins_answer(add_generation_prompt: bool | None, continue_final_message: bool) -> bool:
+    """Whether the template begins the answer, as it does unless the request says otherwise. Raises `InvalidRequest`."""
+    if continue_final_message and add_generation_prompt:
+        raise InvalidRequest(
+            "continue_final_message is only allowed without add_generation_prompt.",
+            param="continue_final_message",
+        )
+    return add_generation_prompt is not False and not continue_final_message
+
+
+# -1 is "as many as fit", as in llama.cpp.
+SomeOrAll = Annotated[int, Field(ge=-1), AfterValidator(_some_or_all)]
+TemplateVariables = Annotated[dict[str, Any], AfterValidator(_for_a_message)]
+
+
+class StreamOptions(Fields):
     """What a streamed answer carries besides text."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(extra="ignore")
 
     include_usage: bool = Field(
         default=False, description="One more chunk, with the usage and no choices, before the end."
@@ -66,6 +113,10 @@ class _OpenAIBody(GenerationFields):
     on_disconnect: OnDisconnect = Field(
         default="cancel", description="What becomes of the stream when its last reader goes."
     )
+    truncate_prompt_tokens: SomeOrAll | None = Field(
+        default=None,
+        description="Keep so many of the prompt's last tokens; -1 as many as leave room for the answer.",
+    )
 
     def _check_dialect(self) -> None:
         """Raises `InvalidRequest` for fields that this service knows and can't honour."""
@@ -73,8 +124,11 @@ class _OpenAIBody(GenerationFields):
             raise InvalidRequest(
                 "stream_options is only allowed when stream is true.", param="stream_options"
             )
-        for name, value in (self.model_extra or {}).items():
-            if value is not None and name in _UNAVAILABLE and value not in _UNAVAILABLE[name]:
+        given = self.model_extra or {}
+        for name, value in given.items():
+            if value is None or name not in _UNAVAILABLE or value in _UNAVAILABLE[name]:
+                continue
+            if given.get(_CHOICE_OF.get(name, "")) != "none":
                 raise InvalidRequest(f"{name} is not supported yet.", param=name)
 
 
@@ -94,13 +148,30 @@ class ChatCompletionBody(_OpenAIBody):
     )
 
     messages: OpenAIChatMessages
-    max_tokens: MaxTokens | None = Field(default=None, description="The older name of max_completion_tokens.")
-    max_completion_tokens: MaxTokens | None = Field(
-        default=None, description="Without it, all that the context leaves."
+    max_tokens: SomeOrAll | None = Field(default=None, description="The older name of max_completion_tokens.")
+    max_completion_tokens: SomeOrAll | None = Field(
+        default=None, description="Without it, and with -1, all that the context leaves."
     )
     logprobs: bool = Field(default=False, description="Report the log probability of each token.")
     top_logprobs: Logprobs | None = Field(
         default=None, description="How many alternatives to report; needs logprobs: true."
+    )
+    chat_template_kwargs: TemplateVariables = Field(
+        default={}, description="Variables of the model's chat template, such as enable_thinking."
+    )
+    enable_thinking: bool | None = Field(default=None, description="A variable of the template.")
+    thinking: bool | dict[str, Any] | None = Field(
+        default=None,
+        description='A variable of the template. {"type": "enabled" | "disabled"} is also enable_thinking.',
+    )
+    reasoning_effort: Annotated[str, Field(max_length=32)] | None = Field(
+        default=None, description="A variable of the template. none is also enable_thinking: false."
+    )
+    add_generation_prompt: bool | None = Field(
+        default=None, description="false: the template does not begin the answer. true is the default."
+    )
+    continue_final_message: bool = Field(
+        default=False, description="The answer goes on in the last message, which the template does not end."
     )
 
     def to_request(self, limits: LimitsSettings, default_model: str | None) -> GenerationRequest:
@@ -118,16 +189,48 @@ class ChatCompletionBody(_OpenAIBody):
                     "max_tokens and max_completion_tokens differ; send one of them.", param="max_tokens"
                 )
             max_tokens, max_tokens_param = self.max_completion_tokens, "max_completion_tokens"
-        return self._request(
+        begins = begins_answer(self.add_generation_prompt, self.continue_final_message)
+        request = self._request(
             limits,
             default_model,
-            max_tokens=max_tokens,
+            max_tokens=None if max_tokens == -1 else max_tokens,
             max_tokens_param=max_tokens_param,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             on_disconnect=self.on_disconnect,
             stream=self.stream,
             messages=to_messages(self.messages),
         )
+        return msgspec.structs.replace(
+            request,
+            truncate_prompt_tokens=self.truncate_prompt_tokens,
+            chat_template_kwargs=self._template_variables(),
+            add_generation_prompt=begins,
+            continue_final_message=self.continue_final_message,
+        )
+
+    def _template_variables(self) -> dict[str, Any]:
+        """`chat_template_kwargs`, and under them what other fields say in other words."""
+        variables: dict[str, Any] = {}
+        if self.reasoning_effort is not None:
+            variables["reasoning_effort"] = self.reasoning_effort
+            if self.reasoning_effort == "none":
+                variables["enable_thinking"] = False
+        thinking = self.thinking
+        if isinstance(thinking, dict):
+            kind = thinking.get("type")
+            if kind not in ("enabled", "disabled", "adaptive"):
+                raise InvalidRequest(
+                    "thinking.type must be one of enabled, disabled, adaptive.", param="thinking.type"
+                )
+            # Whether an adaptive model thinks is its own choice.
+            thinking = None if kind == "adaptive" else kind == "enabled"
+            if thinking is not None:
+                variables["enable_thinking"] = thinking
+        if thinking is not None:
+            variables["thinking"] = thinking
+        if self.enable_thinking is not None:
+            variables["enable_thinking"] = self.enable_thinking
+        return variables | self.chat_template_kwargs
 
 
 def _one_prompt(value: object) -> object:
@@ -160,11 +263,16 @@ class CompletionBody(_OpenAIBody):
     )
 
     prompt: CompletionPrompt = Field(description="One text, or one list of token ids; also as a list of one.")
-    max_tokens: MaxTokens = Field(default=COMPLETION_MAX_TOKENS, description="How many tokens at most.")
+    max_tokens: SomeOrAll = Field(
+        default=COMPLETION_MAX_TOKENS, description="How many tokens at most; -1: all that the context leaves."
+    )
     logprobs: Logprobs | None = Field(
         default=None, description="How many alternatives to report with each token."
     )
     best_of: int | None = Field(default=None, description="Only the same as n.")
+    add_special_tokens: bool = Field(
+        default=True, description="false: the prompt gets no token that it doesn't name, such as a BOS."
+    )
 
     def to_request(self, limits: LimitsSettings, default_model: str | None) -> GenerationRequest:
         """The request that this body asks for; `default_model` is the only model's name, or None if there are several.
@@ -174,14 +282,19 @@ class CompletionBody(_OpenAIBody):
         self._check_dialect()
         if self.best_of not in (None, self.n):
             raise InvalidRequest("best_of is only supported when it equals n.", param="best_of")
-        return self._request(
+        request = self._request(
             limits,
             default_model,
-            max_tokens=self.max_tokens,
+            max_tokens=None if self.max_tokens == -1 else self.max_tokens,
             max_tokens_param="max_tokens",
             logprobs=self.logprobs,
             on_disconnect=self.on_disconnect,
             stream=self.stream,
             prompt=self.prompt if isinstance(self.prompt, str) else None,
             prompt_token_ids=None if isinstance(self.prompt, str) else tuple(self.prompt),
+        )
+        return msgspec.structs.replace(
+            request,
+            add_special_tokens=self.add_special_tokens,
+            truncate_prompt_tokens=self.truncate_prompt_tokens,
         )

@@ -22,11 +22,21 @@ class SamplingDefaults(TypedDict):
     repetition_penalty: float
 
 
+class Abilities(TypedDict):
+    """What a model can be asked for besides text."""
+
+    tools: bool
+    reasoning: bool
+    structured_output: bool
+
+
 class Model(TypedDict):
     id: str
     object: Literal["model"]
     created: UnixSeconds
     owned_by: str
+    max_model_len: Annotated[int, Meta(description="Tokens of prompt and answer together.")]
+    abilities: Abilities
     deterministic: Annotated[
         bool, Meta(description="Whether a seed gives the same text again on every generator of the model.")
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -17,11 +17,15 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request for one stream. Exactly one of `prompt`, `messages` and `prompt_token_ids` is set.
+    """A request for one stream. Exactly one of `prompt`, `messages` and `prompt_token_ids` is set, until the
+    prompt is encoded; then none.
 
     `sampling.max_tokens` of 0 means "not said": the service puts what the context leaves. `seed` None is replaced by one
     that the server draws and reports. `left_out` names the parameters of `sampling` that the client has not given: the model's
     own defaults stand for them.
+
+    Of a prompt longer than `truncate_prompt_tokens` the last ones stay; -1 is as many as leave room for the answer.
+    `add_special_tokens` is for `prompt`; the last three are for the template of `messages`.
     """
 
     model: str
@@ -34,6 +38,11 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...] = ()
     n: int = 1
     return_token_ids: bool = False
+    add_special_tokens: bool = True
+    truncate_prompt_tokens: int | None = None
+    chat_template_kwargs: dict[str, Any] = {}
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
     stream: bool = True
     detach: bool = False
     timeout_s: float | None = None

@@ -75,7 +75,7 @@ def _adjusted(config: dict[str, Any], workload: Workload, model: dict[str, Any])
     streams = workload.clients + workload.readers_stalled
     longest_tokens = max(workload.tokens, workload.stalled_tokens if workload.readers_stalled else 0)
     length_tokens = max(
-        int(first.get("max_model_len_tokens", 0)), workload.prompt_tokens + 64 + longest_tokens
+        int(first.get("max_model_len_tokens") or 0), workload.prompt_tokens + 64 + longest_tokens
     )
     room = {
         "max_running_sequences": max(streams, int(first.get("max_running_sequences", 0))),
@@ -89,5 +89,6 @@ def _adjusted(config: dict[str, Any], workload: Workload, model: dict[str, Any])
     arguments["models"] = [first | model | room]
     limits = arguments.setdefault("limits", {})
     limits["max_streams_per_key"] = max(2 * streams, int(limits.get("max_streams_per_key", 0)))
-    limits["max_output_tokens"] = max(longest_tokens, int(limits.get("max_output_tokens", 0)))
+    if limits.get("max_output_tokens") is not None:
+        limits["max_output_tokens"] = max(longest_tokens, int(limits["max_output_tokens"]))
     return changed

@@ -10,7 +10,8 @@ from app.settings import ModelSettings
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Sequences count each choice of a stream. Memory is in tokens, of all sequences together.
+    """Sequences count each choice of a stream. Memory is in tokens, of all sequences together. `max_model_len_tokens` None is the
+    model's own length, as far as the memory holds one such sequence.
 
     A step takes prompt tokens beside the running streams for about `prefill_chunk_ms`, and at most `prefill_chunk_tokens` of
     them. So long the running streams wait for their next token. `batch_invariant`: the logits of a token don't depend on what
@@ -18,7 +19,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     handed over, or ends with an error.
     """
 
-    max_model_len_tokens: int = 2048
+    max_model_len_tokens: int | None = None
     max_running_sequences: int = 32
     max_waiting_sequences: int = 64
     kv_cache_tokens: int = 65536
@@ -34,7 +35,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"{name} is {value}, it must be at least 1")
         if self.on_divergence not in ("continue", "fail"):
             raise ValueError(f"on_divergence is {self.on_divergence}, it must be continue or fail")
-        if self.kv_cache_tokens < self.max_model_len_tokens:
+        if self.max_model_len_tokens is not None and self.kv_cache_tokens < self.max_model_len_tokens:
             raise ValueError(
                 f"kv_cache_tokens ({self.kv_cache_tokens}) can't hold one sequence of max_model_len_tokens "
                 f"({self.max_model_len_tokens})"

@@ -52,7 +52,7 @@ class TransformersEngine(StreamEngine[Sequence]):
     """Implements `protocol.Engine`. Raises `UnsupportedModel` when the model can't be served.
 
     `end_ids` are the tokens with which the model ends by itself; by default those of its generation
-    configuration. `max_model_len_tokens` is the configured length, or the model's own if that is less.
+    configuration. `max_model_len_tokens` is the model's own length, or what the configuration leaves of it.
     """
 
     _scheduler: Scheduler

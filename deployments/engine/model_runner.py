@@ -19,6 +19,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from app.schema.sampling import SamplingParams
 from app.schema.tokens import Job
+from app.settings import context_tokens
 from deployments.engine.attention import NAME, AttentionStep, ExtentStep, ShapeProbe, extent_attention
 from deployments.engine.batch_invariant import make_batch_invariant
 from deployments.engine.config import EngineConfig
@@ -42,8 +43,8 @@ _TOLERANCES = {torch.float32: 5e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
 
 
 class ModelRunner:
-    """Owns the model and its key-value memory. `max_model_len_tokens` is the configured length, or less if
-    the model has less. `progress` is called in every layer.
+    """Owns the model and its key-value memory. `max_model_len_tokens` is the length of the model, or what
+    the configuration and the memory leave of it. `progress` is called in every layer.
 
     `deterministic`: the logits of a token have the same bits whatever shares its batch and however its sequence was cut into
     chunks, as a self-test found on this machine; never without `batch_invariant`. Raises `UnsupportedModel`.
@@ -58,8 +59,16 @@ class ModelRunner:
         self._device = model.device
         self._takes_logits_index = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.vocab_size = int(text_config.vocab_size)
-        longest = getattr(text_config, "max_position_embeddings", None) or config.max_model_len_tokens
-        self.max_model_len_tokens = min(config.max_model_len_tokens, int(longest))
+        longest = getattr(text_config, "max_position_embeddings", None) or None
+        self.max_model_len_tokens = context_tokens(
+            longest, config.max_model_len_tokens, config.kv_cache_tokens
+        )
+        if longest is not None and self.max_model_len_tokens == config.kv_cache_tokens < longest:
+            logger.warning(
+                "the context has the %d tokens of kv_cache_tokens; the model takes %d",
+                self.max_model_len_tokens,
+                longest,
+            )
         probes = self._probes(config.kv_cache_tokens)
         expected = self._reference(probes)
         model.set_attn_implementation(NAME)

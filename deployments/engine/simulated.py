@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.schema.tokens import Job, Steering, TokenBatch, TokenLogprob
+from app.settings import context_tokens
 from deployments.engine.config import EngineConfig
 from deployments.engine.divergences import DIVERGED, Divergences
 from deployments.engine.job_choice import JobChoice, longest_wait_s
@@ -228,9 +229,8 @@ class SimulatedEngine(StreamEngine[SimulatedSequence]):
         if not token_ids or not 0 <= min(token_ids) <= max(token_ids) < vocab_size:
             raise ValueError("token_ids must be a non-empty part of the vocabulary")
         pace = Pace(config, first_token_s, step_s, clock)
-        super().__init__(
-            config, pace, vocab_size=vocab_size, max_model_len_tokens=config.max_model_len_tokens
-        )
+        context = context_tokens(None, config.max_model_len_tokens, config.kv_cache_tokens)
+        super().__init__(config, pace, vocab_size=vocab_size, max_model_len_tokens=context)
         self._kv_cache_tokens = config.kv_cache_tokens
         self._divergences = Divergences(config.on_divergence, "simulated numbers")
         self._token_ids = np.array(token_ids, dtype=np.int64)

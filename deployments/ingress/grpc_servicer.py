@@ -178,7 +178,7 @@ class GenerationServicer:
         await conversation.finish()
 
     def _check_size(self, message: pb.GenerateRequest | pb.ClientMessage) -> None:
-        most = self._service.settings.limits.max_body_bytes
+        most = self._service.settings.limits.max_message_bytes
         if message.ByteSize() > most:
             raise BodyTooLarge(f"The message must have at most {most} bytes.")
 

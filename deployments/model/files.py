@@ -14,7 +14,7 @@ from app.errors import InvalidRequest
 from app.ports import ModelCard
 from app.schema.fields import GenerationFields
 from app.schema.sampling import SamplingDefaults
-from app.settings import ModelSettings
+from app.settings import ModelSettings, context_tokens
 from app.validation import parse_object
 from deployments.gguf.description import described
 from deployments.gguf.header import is_gguf
@@ -70,15 +70,13 @@ def describe(settings: ModelSettings, tokenizer: TokenizersBackend) -> ModelCard
     written = Path(path) if is_gguf(path) else Path(path) / "config.json"
     config = _read_json(path, "config.json")
     limits = config.get("text_config") or config
-    longest = (
-        limits.get("max_position_embeddings") or limits.get("n_positions") or settings.max_model_len_tokens
-    )
+    longest = limits.get("max_position_embeddings") or limits.get("n_positions")
     return ModelCard(
         name=settings.name,
         # When the configuration or the GGUF file was written; now for a Hub id.
         created=int(written.stat().st_mtime) if written.is_file() else int(time.time()),
         owned_by=SIMULATED_OWNER if settings.engine == "simulated" else OWNER,
-        max_model_len_tokens=min(settings.max_model_len_tokens, longest),
+        max_model_len_tokens=context_tokens(longest, settings.max_model_len_tokens, settings.kv_cache_tokens),
         vocab_size=limits.get("vocab_size") or len(tokenizer),
         tokenizer_json=bare_copy(tokenizer.backend_tokenizer.to_str()).to_str(),
         has_chat_template=tokenizer.chat_template is not None,

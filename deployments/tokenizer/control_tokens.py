@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -54,9 +54,7 @@ class ControlTokens:
 
     def marks(self, texts: Iterable[str]) -> Marks:
         """Marks for these texts of a client."""
-        used = set().union(*texts)
-        mark = next(character for character in map(chr, count(FIRST_MARK)) if character not in used)
-        return Marks(mark, self._beginnings)
+        return Marks(unused_character(texts), self._beginnings)
 
     def encode_rendered(self, rendered: str, marks: Marks) -> list[int]:
         """The ids of what a template has made of marked texts."""
@@ -73,6 +71,24 @@ class ControlTokens:
         return name[0] if name[0] in self._special else self._alias(name)
 
 
+def unused_character(texts: Iterable[str]) -> str:
+    """One that occurs in none of the texts."""
+    used = set().union(*texts)
+    return next(character for character in map(chr, count(FIRST_MARK)) if character not in used)
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """Every string of what is made of what JSON has, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for item in value:
+            yield from strings_in(item)
+        if isinstance(value, dict):
+            for item in value.values():
+                yield from strings_in(item)
+
+
 class Marks:
     """Puts `mark` after each character of a text that is one of `beginnings`."""
 
@@ -82,6 +98,16 @@ class Marks:
 
     def put(self, text: str) -> MarkedText:
         return MarkedText(text.translate(self._table), self)
+
+    def put_all(self, value: Any) -> Any:
+        """`value`, which is made of what JSON has, with marks in each of its strings."""
+        if isinstance(value, str):
+            return self.put(value)
+        if isinstance(value, list):
+            return [self.put_all(item) for item in value]
+        if isinstance(value, dict):
+            return {self.put(key): self.put_all(item) for key, item in value.items()}
+        return value
 
 
 class MarkedText(str):

@@ -210,13 +210,13 @@ def test_a_stream_whose_frames_cannot_be_made_ends_alone(monkeypatch: pytest.Mon
 def test_a_request_that_is_not_valid_is_answered_by_its_ref() -> None:
     async def test(world: World) -> None:
         await world.say("generate", ref="a")
-        await world.say("generate", ref="b", prompt="x", max_tokens=9999)
+        await world.say("generate", ref="b", prompt="x", max_tokens=2, min_tokens=3)
         await world.say("generate", ref="c", prompt="x", stream=False)
         await world.say("generate", ref="d", prompt="x", detach=True, window=3)
         await world.say("generate", prompt="x", model="other")
         assert refusals(world.taken) == [
             ("invalid_request", "prompt", None, "a"),
-            ("invalid_request", "max_tokens", None, "b"),
+            ("invalid_request", "min_tokens", None, "b"),
             ("invalid_request", "stream", None, "c"),
             ("invalid_request", "window", None, "d"),
             ("model_not_found", "model", None, None),

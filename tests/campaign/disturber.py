@@ -31,7 +31,7 @@ STARTING = "initialize_and_get_metadata"
 STEADY = 4
 """So often a process is seen without it: it has another title just before, too."""
 REDIS_AWAY_S = 2.0
-PROMPT_TOKENS = (2048, 2000)
+PROMPT_TOKENS = (None, 2000)
 """The limits of two configurations."""
 
 

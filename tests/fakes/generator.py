@@ -116,6 +116,7 @@ class FakeTokenizer:
             has_chat_template=True,
         )
         self.refusal: ServiceError | None = None
+        self.encoded: list[GenerationRequest] = []
 
     async def describe(self) -> ModelCard:
         return self.card
@@ -123,6 +124,7 @@ class FakeTokenizer:
     async def encode(self, request: GenerationRequest) -> list[int]:
         if self.refusal is not None:
             raise self.refusal
+        self.encoded.append(request)
         text = request.prompt
         if request.messages is not None:
             text = "".join(message.content for message in request.messages)

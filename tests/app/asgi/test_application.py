@@ -34,6 +34,8 @@ from tests.fakes.generator import FakeGeneration, FakeGenerator, FakeTokenizer
 from tests.fakes.store import memory_store
 
 MAX_BODY_BYTES = 2000
+LIMITS = {"max_body_bytes": MAX_BODY_BYTES, "max_held_body_bytes": 2 * MAX_BODY_BYTES - 1200}
+JSON = {"content-type": "application/json"}
 ERROR_FIELDS = ["code", "message", "param", "type"]
 
 
@@ -57,13 +59,15 @@ class World:
 
     def __init__(self, *names: str) -> None:
         self.generator = AnsweringGenerator(capacity=10)
+        tokenizers = [FakeTokenizer(name) for name in names or ("letters",)]
+        self.tokenizer = tokenizers[0]
         self.models = {
-            name: Model(ModelSettings(name=name), FakeTokenizer(name), self.generator)
-            for name in names or ("letters",)
+            tokenizer.card.name: Model(ModelSettings(name=tokenizer.card.name), tokenizer, self.generator)
+            for tokenizer in tokenizers
         }
         settings = Settings(
             models=[model.settings for model in self.models.values()],
-            limits=Settings().limits.model_copy(update={"max_body_bytes": MAX_BODY_BYTES}),
+            limits=Settings().limits.model_copy(update=LIMITS),
         )
         self.service = GenerationService(
             settings, self.models, memory_store(), ingress="i1", clock=FakeClock()
@@ -280,6 +284,23 @@ def test_content_types_that_are_taken(content_type: str) -> None:
     live(test)
 
 
+def test_bodies_that_wait_for_their_streams_are_bounded_together() -> None:
+    """Of two bodies of 1500 bytes only one may be held; when its stream has begun, the other is welcome."""
+    body = json.dumps({"prompt": "hi", "user": "u" * 1500})
+
+    async def test(world: World) -> None:
+        world.generator.hangs = True
+        first = asyncio.ensure_future(world.client.post("/v1/completions", content=body, headers=JSON))
+        await settle()
+        check_error(await world.client.post("/v1/completions", content=body, headers=JSON), 503, "overloaded")
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        world.generator.hangs = False
+        assert (await world.client.post("/v1/completions", content=body, headers=JSON)).status_code == 200
+
+    live(test)
+
+
 def test_a_body_without_a_length_is_bounded_while_it_is_read() -> None:
     sent = 0
 
@@ -366,6 +387,8 @@ def test_models() -> None:
             "object": "model",
             "created": 1790000000,
             "owned_by": "tests",
+            "max_model_len": 64,
+            "abilities": {"tools": False, "reasoning": False, "structured_output": False},
             "deterministic": True,
             "sampling_defaults": msgspec.to_builtins(SamplingDefaults()),
         }

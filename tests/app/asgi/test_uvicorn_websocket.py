@@ -174,7 +174,7 @@ def test_the_handshake_says_why_it_was_refused() -> None:
 def test_the_close_says_why() -> None:
     async def test(world: World) -> None:
         big, idle = await world.connect(), await world.connect()
-        await big.send("x" * (SETTINGS.limits.max_body_bytes + 1))
+        await big.send("x" * (SETTINGS.limits.max_message_bytes + 1))
         with pytest.raises(ConnectionClosed) as ending:
             await big.recv()
         assert ending.value.rcvd is not None and ending.value.rcvd.code == 1009

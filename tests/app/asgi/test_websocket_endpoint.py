@@ -32,7 +32,7 @@ SETTINGS = Settings.model_validate(
     {
         "models": [{"name": "storyteller"}],
         "ingress": {"allowed_origins": ["https://app.example"], "max_websockets": 3},
-        "limits": {"max_body_bytes": MAX_BYTES, "max_pending_messages": 8},
+        "limits": {"max_message_bytes": MAX_BYTES, "max_pending_messages": 8},
         "streams": {"reader_window_tokens": 16},
     }
 )

@@ -307,6 +307,8 @@ def test_models() -> None:
         "object": "model",
         "created": 1790000000,
         "owned_by": "simulated",
+        "max_model_len": 2048,
+        "abilities": {"tools": False, "reasoning": False, "structured_output": False},
         "deterministic": True,
         "sampling_defaults": {
             "temperature": 0.6,

@@ -251,6 +251,11 @@ def test_openai_fields_that_ask_for_nothing_are_taken() -> None:
         "parallel_tool_calls": True,
         "tools": [],
         "tool_choice": "auto",
+        "functions": [],
+        "skip_special_tokens": True,
+        "priority": 0,
+        "cache_salt": "salt",
+        "moderation": None,
         "modalities": ["text"],
         "audio": None,
         "add_generation_prompt": True,
@@ -258,6 +263,117 @@ def test_openai_fields_that_ask_for_nothing_are_taken() -> None:
     }
     assert chat(**ignored) == chat()
     assert completion(echo=False, suffix="", best_of=1, user="u", use_beam_search=False) == completion()
+
+
+def test_tools_that_are_not_to_be_used_change_nothing() -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    assert chat(tools=[tool], tool_choice="none") == chat()
+    assert chat(functions=[{"name": "f"}], function_call="none") == chat()
+
+
+@pytest.mark.parametrize(("ask", "value"), [(chat, -1), (completion, -1)])
+def test_minus_one_is_as_many_tokens_as_fit(ask: Callable[..., GenerationRequest], value: int) -> None:
+    assert ask(max_tokens=value).sampling.max_tokens == 0
+
+
+@pytest.mark.parametrize("ask", [native, chat, completion])
+def test_numbers_that_mean_no_limit_fit_into_every_message(ask: Callable[..., GenerationRequest]) -> None:
+    prompt = {"prompt": "a"} if ask is native else {}
+    request = ask(**prompt, max_tokens=10**30, min_tokens=10**29)
+    assert (request.sampling.max_tokens, request.sampling.min_tokens) == (2**31 - 1, 2**31 - 1)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(request), type=GenerationRequest) == request
+
+
+@pytest.mark.parametrize("stop", ["", [], [""], [None], ["", None], None])
+def test_empty_stop_strings_are_none(stop: object) -> None:
+    assert chat(stop=stop) == chat()
+    assert chat(stop=["", "a", None, "b"]).stop == ("a", "b")
+    assert len(chat(stop=[str(number) for number in range(256)]).stop) == 256
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [(0, 0), (2**63 - 1, 2**63 - 1), (2**63, -(2**63)), (2**64 - 1, -1), (-1, -1)]
+)
+def test_a_seed_is_any_number_of_64_bits(given: int, meant: int) -> None:
+    request = chat(seed=given)
+    assert request.seed == request.sampling.seed == meant
+
+
+def test_a_top_p_of_zero_leaves_the_likeliest_token() -> None:
+    assert 0 < chat(top_p=0).sampling.top_p < 1e-6
+    assert "top_p" not in chat(top_p=0).left_out
+
+
+@pytest.mark.parametrize(
+    ("message", "content"),
+    [
+        ({"role": "assistant"}, ""),
+        ({"role": "assistant", "content": None}, ""),
+        ({"role": "assistant", "content": []}, ""),
+        ({"role": "assistant", "content": ""}, ""),
+        ({"role": "assistant", "content": None, "refusal": "No."}, "No."),
+        ({"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}, "No."),
+        (
+            {
+                "role": "assistant",
+                "content": [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Moo."}],
+            },
+            "Moo.",
+        ),
+        ({"role": "user", "content": []}, ""),
+        ({"role": "user", "content": ["a", {"type": "input_text", "text": "b", "detail": None}]}, "ab"),
+        ({"role": "user", "content": "a", "name": None, "audio": None, "function_call": None}, "a"),
+    ],
+)
+def test_messages_as_clients_replay_them(message: dict[str, Any], content: str) -> None:
+    assert chat(messages=[*MESSAGES, message]).messages == (
+        Message("user", "Hello."),
+        Message(message["role"], content),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "variables"),
+    [
+        ({}, {}),
+        ({"chat_template_kwargs": None}, {}),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, {"enable_thinking": False}),
+        ({"enable_thinking": True}, {"enable_thinking": True}),
+        ({"thinking": False}, {"thinking": False}),
+        ({"thinking": {"type": "enabled"}}, {"thinking": True, "enable_thinking": True}),
+        ({"thinking": {"type": "adaptive"}}, {}),
+        ({"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
+        ({"reasoning_effort": "none"}, {"reasoning_effort": "none", "enable_thinking": False}),
+        (
+            {"enable_thinking": True, "chat_template_kwargs": {"enable_thinking": False, "style": ["a"]}},
+            {"enable_thinking": False, "style": ["a"]},
+        ),
+    ],
+)
+def test_variables_of_the_template(fields: dict[str, Any], variables: dict[str, Any]) -> None:
+    assert chat(**fields).chat_template_kwargs == variables
+
+
+@pytest.mark.parametrize(
+    ("fields", "begins", "continues"),
+    [
+        ({}, True, False),
+        ({"add_generation_prompt": False}, False, False),
+        ({"add_generation_prompt": True, "continue_final_message": False}, True, False),
+        ({"continue_final_message": True}, False, True),
+        ({"continue_final_message": True, "add_generation_prompt": False}, False, True),
+    ],
+)
+def test_where_the_answer_begins(fields: dict[str, Any], begins: bool, continues: bool) -> None:
+    request = chat(**fields)
+    assert (request.add_generation_prompt, request.continue_final_message) == (begins, continues)
+
+
+def test_what_is_done_with_the_prompt() -> None:
+    assert not completion(add_special_tokens=False).add_special_tokens
+    assert completion(truncate_prompt_tokens=2).truncate_prompt_tokens == 2
+    assert chat(truncate_prompt_tokens=-1).truncate_prompt_tokens == -1
+    assert chat(add_special_tokens=False) == chat()
 
 
 def test_what_known_load_clients_send_is_taken() -> None:

@@ -161,6 +161,16 @@ def test_the_model_bounds_the_length() -> None:
     model = MistralForCausalLM(MistralConfig(**{**SHAPE, "max_position_embeddings": 100}))
     model.train(False)
     assert ModelRunner(model, CONFIG).max_model_len_tokens == 100
+    unset = msgspec.structs.replace(CONFIG, max_model_len_tokens=None)
+    assert ModelRunner(model, unset).max_model_len_tokens == 100
+
+
+def test_without_a_configured_length_one_sequence_fits_into_the_memory(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = msgspec.structs.replace(CONFIG, max_model_len_tokens=None, kv_cache_tokens=192)
+    assert ModelRunner(make_model(), config).max_model_len_tokens == 192
+    assert "the context has the 192 tokens of kv_cache_tokens" in caplog.text
 
 
 def test_without_batch_invariance_the_products_stay_and_nothing_is_promised() -> None:

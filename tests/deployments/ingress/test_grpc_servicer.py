@@ -338,7 +338,7 @@ def test_an_idempotency_key_in_the_metadata() -> None:
 def test_a_message_that_is_too_large() -> None:
     async def test(letters: LettersService, servicer: GenerationServicer) -> None:
         context = FakeContext()
-        await collect(await servicer.generate(ask(prompt="x" * 1_048_577), context))
+        await collect(await servicer.generate(ask(prompt="x" * 4 * 1_048_576), context))
         assert (context.code, context.trailing["error-code"]) == (
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             "body_too_large",
@@ -478,7 +478,7 @@ def test_a_message_that_is_wrong_gets_a_refusal_and_the_conversation_goes_on() -
     async def test(letters: LettersService, servicer: GenerationServicer) -> None:
         client = Client(servicer, FakeContext())
         client.say(ref="a", generate=ask(n=9))
-        client.say(ref="b", generate=ask(prompt="x" * 1_048_577))
+        client.say(ref="b", generate=ask(prompt="x" * 4 * 1_048_576))
         client.say(ref="c")
         client.say(ref="d", window=5, cancel=pb.CancelRequest(stream="st_1"))
         client.say(ref="e", resume=pb.ResumeRequest(stream="st_1"))

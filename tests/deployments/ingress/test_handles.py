@@ -61,7 +61,7 @@ def test_a_wrong_request_is_refused_as_over_http(case: cases.Refused) -> None:
     ("request_", "error"),
     [
         ({**HI, "stream": False}, InvalidRequest),
-        ({"prompt": "x" * 1_048_577}, BodyTooLarge),
+        ({"prompt": "x" * (32 * 1_048_576)}, BodyTooLarge),
         ({"prompt": b"hi"}, InvalidRequest),
         ({"prompt": "hi", "stop": {"a"}}, InvalidRequest),
         (object(), InvalidRequest),

@@ -51,7 +51,7 @@ def test_card(encoder: PromptEncoder) -> None:
     card = encoder.card
     assert (card.name, card.owned_by, card.has_chat_template) == ("m", "streaming-inference", True)
     assert card.vocab_size >= bare().get_vocab_size()
-    assert 0 < card.max_model_len_tokens <= 2048
+    assert card.max_model_len_tokens == 2048
     assert bare_copy(card.tokenizer_json).encode("Once there was").ids == bare().encode("Once there was").ids
 
 
@@ -92,6 +92,17 @@ def test_a_piece_of_text_has_nothing_special(encoder: PromptEncoder) -> None:
     with pytest.raises(PromptTooLong) as caught:
         encoder.encode_text("x" * (MIN_CHARACTERS_PER_TOKEN * encoder.card.max_model_len_tokens + 1))
     assert caught.value.param == "text"
+
+
+@pytest.mark.parametrize("field", ["prompt", "messages"])
+def test_a_prompt_without_room_for_an_answer_is_refused_where_it_is_encoded(
+    encoder: PromptEncoder, field: str
+) -> None:
+    text = " fox" * encoder.card.max_model_len_tokens
+    asked = request(text) if field == "prompt" else request(None, Message("user", text))
+    with pytest.raises(PromptTooLong, match="more than the 2047 that are allowed") as caught:
+        encoder.encode(asked)
+    assert caught.value.param == field
 
 
 @pytest.mark.parametrize("field", ["prompt", "messages"])

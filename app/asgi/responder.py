@@ -15,7 +15,7 @@ from starlette.types import Receive
 
 from app.asgi.parameters import LAST_EVENT_ID
 from app.asgi.request_body import read_json
-from app.asgi.stream_response import StreamResponse, disconnected
+from app.asgi.stream_response import StreamResponse, disconnected, head_of
 from app.errors import InvalidCursor
 from app.idempotency import checked_key, idempotency_of
 from app.schema.frames import Frame
@@ -94,8 +94,15 @@ class Responder:
         return self._native_events(await self._service.read(stream))
 
     async def resumed(self, http: Request, stream_id: str, after: str | None) -> Response:
-        """The stream after the cursor `after`, as native events. Raises what `GenerationService.resume` raises."""
-        reader = await self._service.resume(stream_id, after, self._service.owner_of(http.headers))
+        """The stream after the cursor `after`, as native events. Raises what `GenerationService.resume` raises.
+
+        HEAD gets the head of that answer. It is no reader, whose leaving could end the stream.
+        """
+        owner = self._service.owner_of(http.headers)
+        if http.method == "HEAD":
+            await self._service.check_reached(stream_id, after or "0", owner)
+            return Response(headers=head_of(NativeSseEncoder.media_type, stream_id))
+        reader = await self._service.resume(stream_id, after, owner)
         return self._native_events(reader)
 
     async def returned(self, http: Request, event_id: EventId) -> Response:

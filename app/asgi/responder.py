@@ -27,6 +27,7 @@ from app.streams.reader import Reader
 from app.streams.stream import Stream
 from app.validation import parse_body
 from app.wire.encoder import Encoder
+from app.wire.json_text import json_bytes
 from app.wire.sse import NativeSseEncoder
 
 # A client that has gone reads no answer; the status is what proxies log for it.
@@ -125,7 +126,7 @@ class Responder:
         if result is None:
             return Response(status_code=_CLIENT_GONE)
         headers = {"x-stream-id": stream.id}
-        return Response(msgspec.json.encode(result), headers=headers, media_type="application/json")
+        return Response(json_bytes(result), headers=headers, media_type="application/json")
 
     def _native_events(self, reader: Reader) -> Response:
         return self._events(reader, NativeSseEncoder(reader.stream.id))

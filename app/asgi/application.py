@@ -15,11 +15,11 @@ from app.asgi import websocket_endpoint
 from app.asgi.documentation import render
 from app.asgi.endpoints import HealthEndpoint, ModelEndpoints, StreamEndpoints
 from app.asgi.error_response import (
-    handle_http_exception,
     handle_service_error,
     handle_unexpected,
     handle_validation_error,
 )
+from app.asgi.methods import MethodNotAllowedHandler, with_head
 from app.asgi.middleware import RequestBoundary
 from app.asgi.openai_endpoints import OpenAIEndpoints
 from app.asgi.openapi import Routes
@@ -42,6 +42,7 @@ class Application(FastAPI):
     """FastAPI with this service's routes and errors, which it describes. Its own error shape, telemetry and pages are off."""
 
     def __init__(self, service: GenerationService, *, echo_request_id: bool) -> None:
+        self._routes = Routes()
         super().__init__(
             title="Streaming inference",
             version="1",
@@ -56,25 +57,26 @@ class Application(FastAPI):
             telemetry={"tracing": False, "metrics": False, "logs": False},
             exception_handlers={
                 ServiceError: handle_service_error,
-                HTTPException: handle_http_exception,
+                HTTPException: MethodNotAllowedHandler(self._routes),
                 RequestValidationError: handle_validation_error,
                 Exception: handle_unexpected,
             },
         )
         self._echo_request_id = echo_request_id
         responder = Responder(service)
-        self._routes = Routes()
         StreamEndpoints(service, responder).add_to(self._routes)
         OpenAIEndpoints(responder).add_to(self._routes)
         TokenizerEndpoints(service, responder).add_to(self._routes)
         ModelEndpoints(service).add_to(self._routes)
         HealthEndpoint(service).add_to(self._routes)
-        self.include_router(self._routes)
-        self.router.routes.append(WebSocketRoute(websocket_endpoint.PATH, WebSocketEndpoint(service)))
-        self.add_api_route(
+        self._routes.add_api_route(
             "/v1/embeddings", responder.refuse_embeddings, methods=["POST"], include_in_schema=False
         )
-        self.add_api_route("/docs", self.documentation, methods=["GET"], include_in_schema=False)
+        self._routes.add_api_route(
+            "/docs", self.documentation, methods=with_head("GET"), include_in_schema=False
+        )
+        self.include_router(self._routes)
+        self.router.routes.append(WebSocketRoute(websocket_endpoint.PATH, WebSocketEndpoint(service)))
 
     def build_middleware_stack(self) -> ASGIApp:
         """The framework's layers inside the boundary, which must see what none of them handled."""

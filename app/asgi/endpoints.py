@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-import msgspec
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
@@ -28,6 +27,7 @@ from app.schema.stream_result import DetachedStream, StreamResult
 from app.service import GenerationService
 from app.streams.cursor import parse_event_id
 from app.streams.status import StreamStatus
+from app.wire.json_text import json_bytes
 from app.wire.sse import NativeSseEncoder
 
 
@@ -211,4 +211,4 @@ class HealthEndpoint:
 
 def _status(status: StreamStatus) -> Response:
     headers = {"cache-control": "no-store"}
-    return Response(msgspec.json.encode(status), headers=headers, media_type="application/json")
+    return Response(json_bytes(status), headers=headers, media_type="application/json")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -19,6 +18,7 @@ from app.errors import (
     ServiceError,
     UnsupportedMediaType,
 )
+from app.wire.json_text import json_bytes
 
 _UNAUTHORIZED = 401
 _RETRY_AFTER_S = 1
@@ -46,7 +46,7 @@ def error_response(
         headers["www-authenticate"] = "Bearer"
     if status in _RETRIED_STATUSES and not error.retryable:
         headers["x-should-retry"] = "false"
-    return Response(msgspec.json.encode(error.body()), status, headers, media_type="application/json")
+    return Response(json_bytes(error.body()), status, headers, media_type="application/json")
 
 
 async def handle_service_error(request: Request, error: Exception) -> Response:

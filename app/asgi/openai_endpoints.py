@@ -76,6 +76,8 @@ class OpenAIEndpoints:
         async with self._responder.body(request, CompletionBody) as body:
             stream = await self._responder.start(request, body, idempotency_key)
         if body.stream:
-            encoder = CompletionStreamEncoder(n=stream.request.n, options=body.stream_options)
+            encoder = CompletionStreamEncoder(
+                n=stream.request.n, options=body.stream_options, piece_lengths=stream.piece_lengths
+            )
             return await self._responder.streamed(stream, encoder)
-        return await self._responder.folded(stream, CompletionFold(), request)
+        return await self._responder.folded(stream, CompletionFold(stream.piece_lengths), request)

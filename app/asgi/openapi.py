@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from app.asgi.error_response import error_response
 from app.asgi.examples import ERRORS
+from app.asgi.methods import with_head
 from app.errors import ErrorBody, InternalError, ServiceError
 from app.schema.frames import Frame
 
@@ -83,6 +84,8 @@ class Routes(APIRouter):
             self._bodies.append(body)
             schema = {"$ref": _SCHEMA + body.__name__}
             extra = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+        for other in with_head(method)[1:]:
+            self.add_api_route(path, endpoint, methods=[other], include_in_schema=False)
         self.add_api_route(
             path,
             endpoint,

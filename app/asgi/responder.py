@@ -16,7 +16,7 @@ from starlette.types import Message, Receive
 from app.admission import HeldBodies
 from app.asgi.parameters import LAST_EVENT_ID
 from app.asgi.request_body import read_json
-from app.asgi.stream_response import StreamResponse, disconnected
+from app.asgi.stream_response import StreamResponse, disconnected, head_of
 from app.errors import InvalidCursor, NotFound
 from app.idempotency import checked_key, idempotency_of
 from app.schema.frames import Frame
@@ -28,6 +28,7 @@ from app.streams.reader import Reader
 from app.streams.stream import Stream
 from app.validation import parse_body
 from app.wire.encoder import Encoder
+from app.wire.json_text import json_bytes
 from app.wire.sse import NativeSseEncoder
 
 # A client that has gone reads no answer; the status is what proxies log for it.
@@ -119,8 +120,15 @@ class Responder:
         return self._native_events(await self._service.read(stream))
 
     async def resumed(self, http: Request, stream_id: str, after: str | None) -> Response:
-        """The stream after the cursor `after`, as native events. Raises what `GenerationService.resume` raises."""
-        reader = await self._service.resume(stream_id, after, self._service.owner_of(http.headers))
+        """The stream after the cursor `after`, as native events. Raises what `GenerationService.resume` raises.
+
+        HEAD gets the head of that answer. It is no reader, whose leaving could end the stream.
+        """
+        owner = self._service.owner_of(http.headers)
+        if http.method == "HEAD":
+            await self._service.check_reached(stream_id, after or "0", owner)
+            return Response(headers=head_of(NativeSseEncoder.media_type, stream_id))
+        reader = await self._service.resume(stream_id, after, owner)
         return self._native_events(reader)
 
     async def returned(self, http: Request, event_id: EventId) -> Response:
@@ -143,7 +151,7 @@ class Responder:
         if result is None:
             return Response(status_code=_CLIENT_GONE)
         headers = {"x-stream-id": stream.id}
-        return Response(msgspec.json.encode(result), headers=headers, media_type="application/json")
+        return Response(json_bytes(result), headers=headers, media_type="application/json")
 
     def _native_events(self, reader: Reader) -> Response:
         return self._events(reader, NativeSseEncoder(reader.stream.id))

@@ -56,14 +56,7 @@ class StreamResponse(Response):
         self._encoder = encoder
         self._heartbeat_s = heartbeat_s
         self._reader_stall_timeout_s = reader_stall_timeout_s
-        self.init_headers(
-            {
-                "content-type": encoder.media_type,
-                "cache-control": "no-cache, no-transform",
-                "x-accel-buffering": "no",
-                "x-stream-id": reader.stream.id,
-            }
-        )
+        self.init_headers(head_of(encoder.media_type, reader.stream.id))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         head = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
@@ -77,6 +70,16 @@ class StreamResponse(Response):
                 reader_stall_timeout_s=self._reader_stall_timeout_s,
             )
             await delivery.run(send, head, receive)
+
+
+def head_of(media_type: str, stream_id: str) -> dict[str, str]:
+    """The headers of a streamed response."""
+    return {
+        "content-type": media_type,
+        "cache-control": "no-cache, no-transform",
+        "x-accel-buffering": "no",
+        "x-stream-id": stream_id,
+    }
 
 
 class Delivery:

@@ -24,7 +24,6 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-import msgspec
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
@@ -36,6 +35,7 @@ from app.errors import BodyTooLarge, InternalError, InvalidRequest, Overloaded, 
 from app.schema.client_messages import MAX_NAME_LENGTH
 from app.service import GenerationService
 from app.validation import decode_json, parse_message
+from app.wire.json_text import json_bytes
 from app.wire.websocket import message_json
 
 logger = logging.getLogger(__name__)
@@ -238,4 +238,4 @@ async def _refuse(error: ServiceError, scope: Scope, send: Send) -> None:
         return
     headers = [(b"content-type", b"application/json")]
     await send({"type": f"{_CAN_REFUSE}.start", "status": error.http_status, "headers": headers})
-    await send({"type": f"{_CAN_REFUSE}.body", "body": msgspec.json.encode(error.body())})
+    await send({"type": f"{_CAN_REFUSE}.body", "body": json_bytes(error.body())})

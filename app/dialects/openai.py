@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
-from json.encoder import encode_basestring
 from typing import ClassVar
 
 import msgspec
 
+from app.dialects.completion_logprobs import PieceLengths, TextOffsets, completion_logprobs
 from app.dialects.native import FrameFold
 from app.ports import ModelCard
 from app.schema.frames import ChoiceEnd, Delta, End, ErrorDetail, FinishReason, Frame, Logprob, Start, Usage
@@ -26,13 +25,13 @@ from app.schema.openai_answers import (
     ChoiceEnding,
     Completion,
     CompletionChoice,
-    CompletionLogprobs,
     Model,
     ModelList,
     OpenAIFinishReason,
     OpenAIUsage,
 )
 from app.wire import sse
+from app.wire.json_text import json_bytes, json_string
 from streaming_inference.choice_fold import ChoiceFold
 
 # The dialect has no word for "cancelled". Whoever still reads then has an answer that was cut off before its natural end,
@@ -43,8 +42,6 @@ _FINISH_REASONS: dict[FinishReason, OpenAIFinishReason] = {
     "content_filter": "content_filter",
     "cancelled": "length",
 }
-
-_encode_json = msgspec.json.Encoder().encode
 
 
 def chat_id(stream_id: str) -> str:
@@ -90,7 +87,6 @@ class _ChunkEncoder(ABC):
     """Frames to chunks; what chat and completions have in common. The start frame must come first."""
 
     media_type = sse.MEDIA_TYPE
-    heartbeat = sse.HEARTBEAT
 
     _object: ClassVar[str]
     _text_opening: ClassVar[str]
@@ -108,6 +104,16 @@ class _ChunkEncoder(ABC):
         self._head = ""
         self._tail = ""
 
+    @property
+    def heartbeat(self) -> bytes:
+        """A chunk without text. Every known client takes it; a comment breaks older ones of openai-go and some benchmarks.
+
+        There is no chunk before the start frame, which is why a comment must do there.
+        """
+        if not self._head:
+            return sse.HEARTBEAT
+        return self._chunk(f'{{"index":0,{self._nothing},"logprobs":null,"finish_reason":null}}').encode()
+
     def encode(self, frames: Sequence[Frame]) -> bytes:
         """The events of `frames`; the last ones and `[DONE]` after an end or error frame. Empty if there are none."""
         head, tail, plain = self._head, self._tail, not self._continuous_usage
@@ -117,7 +123,7 @@ class _ChunkEncoder(ABC):
             # Nearly every frame is a plain delta: written from a template, only its text needs encoding.
             if type(frame) is Delta and plain and frame.token_ids is None and frame.logprobs is None:
                 if frame.text:
-                    text = encode_basestring(frame.text)
+                    text = json_string(frame.text)
                     parts.append(
                         f'{head}{{"index":{frame.index},{opening}{text}{closing},"logprobs":null{tail}'
                     )
@@ -129,19 +135,19 @@ class _ChunkEncoder(ABC):
     def _other(self, frame: Frame) -> str:
         if isinstance(frame, Delta):
             self._completion_tokens += frame.tokens
-            logprobs = "null" if frame.logprobs is None else self._logprobs(frame.index, frame.logprobs)
+            logprobs = "null" if frame.logprobs is None else self._logprobs(frame, frame.logprobs)
             token_ids = "" if frame.token_ids is None else f',"token_ids":{_json(frame.token_ids)}'
             return self._chunk(
-                f'{{"index":{frame.index},{self._text_opening}{encode_basestring(frame.text)}{self._text_closing},'
+                f'{{"index":{frame.index},{self._text_opening}{json_string(frame.text)}{self._text_closing},'
                 f'"logprobs":{logprobs},"finish_reason":null{token_ids}}}'
             )
         if isinstance(frame, Start):
             self._prompt_tokens = frame.prompt_tokens
             self._seed = frame.seed
             self._head = (
-                f'data: {{"id":{encode_basestring(self._id(frame.stream))},"object":"{self._object}",'
-                f'"created":{frame.created},"model":{encode_basestring(frame.model)},'
-                f'"stream_id":{encode_basestring(frame.stream)},"choices":['
+                f'data: {{"id":{json_string(self._id(frame.stream))},"object":"{self._object}",'
+                f'"created":{frame.created},"model":{json_string(frame.model)},'
+                f'"stream_id":{json_string(frame.stream)},"choices":['
             )
             usage = ',"usage":null' if self._include_usage else ""
             self._tail = f',"finish_reason":null}}]{usage}}}\n\n'
@@ -178,7 +184,7 @@ class _ChunkEncoder(ABC):
     def _opening_chunks(self) -> str: ...
 
     @abstractmethod
-    def _logprobs(self, index: int, logprobs: Sequence[Logprob]) -> str: ...
+    def _logprobs(self, delta: Delta, logprobs: Sequence[Logprob]) -> str: ...
 
 
 class ChatStreamEncoder(_ChunkEncoder):
@@ -201,7 +207,7 @@ class ChatStreamEncoder(_ChunkEncoder):
             for index in range(self._n)
         )
 
-    def _logprobs(self, index: int, logprobs: Sequence[Logprob]) -> str:
+    def _logprobs(self, delta: Delta, logprobs: Sequence[Logprob]) -> str:
         return _json(chat_logprobs(logprobs))
 
 
@@ -213,9 +219,15 @@ class CompletionStreamEncoder(_ChunkEncoder):
     _text_closing = ""
     _nothing = '"text":""'
 
-    def __init__(self, *, n: int = 1, options: StreamOptions | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        n: int = 1,
+        options: StreamOptions | None = None,
+        piece_lengths: PieceLengths | None = None,
+    ) -> None:
         super().__init__(n=n, options=options)
-        self._offsets: dict[int, int] = {}
+        self._offsets = TextOffsets(piece_lengths)
 
     def _id(self, stream_id: str) -> str:
         return completion_id(stream_id)
@@ -223,10 +235,8 @@ class CompletionStreamEncoder(_ChunkEncoder):
     def _opening_chunks(self) -> str:
         return ""
 
-    def _logprobs(self, index: int, logprobs: Sequence[Logprob]) -> str:
-        offset = self._offsets.get(index, 0)
-        self._offsets[index] = offset + sum(len(logprob.token) for logprob in logprobs)
-        return _json(completion_logprobs(logprobs, offset))
+    def _logprobs(self, delta: Delta, logprobs: Sequence[Logprob]) -> str:
+        return _json(completion_logprobs(logprobs, self._offsets.of(delta)))
 
 
 class ChatFold(FrameFold):
@@ -259,6 +269,16 @@ class ChatFold(FrameFold):
 class CompletionFold(FrameFold):
     """The answer to a completion that is not streamed."""
 
+    def __init__(self, piece_lengths: PieceLengths | None = None) -> None:
+        super().__init__()
+        self._text_offsets = TextOffsets(piece_lengths)
+        self._offsets: dict[int, list[int]] = {}
+
+    def add(self, frame: Frame) -> None:
+        super().add(frame)
+        if isinstance(frame, Delta) and frame.logprobs is not None:
+            self._offsets.setdefault(frame.index, []).extend(self._text_offsets.of(frame))
+
     def result(self) -> Completion:
         """The whole stream, ready for a JSON encoder. Raises `ValueError` before the end frame."""
         start, end = self._parts()
@@ -266,7 +286,9 @@ class CompletionFold(FrameFold):
             {
                 "index": choice.index,
                 "text": folded.text,
-                "logprobs": None if folded.logprobs is None else completion_logprobs(folded.logprobs, 0),
+                "logprobs": None
+                if folded.logprobs is None
+                else completion_logprobs(folded.logprobs, self._offsets[choice.index]),
                 **_ending(choice, folded),
             }
             for choice, folded in self._ended_choices(end)
@@ -288,17 +310,6 @@ def chat_logprobs(logprobs: Sequence[Logprob]) -> ChatLogprobs:
     return {"content": msgspec.to_builtins(logprobs), "refusal": None}
 
 
-def completion_logprobs(logprobs: Sequence[Logprob], offset: int) -> CompletionLogprobs:
-    """Log probabilities in the older shape of completions; `offset` is where the first token begins, in characters."""
-    offsets = list(accumulate((len(logprob.token) for logprob in logprobs), initial=offset))
-    return {
-        "tokens": [logprob.token for logprob in logprobs],
-        "token_logprobs": [logprob.logprob for logprob in logprobs],
-        "top_logprobs": [_by_token(logprob) for logprob in logprobs],
-        "text_offset": offsets[:-1],
-    }
-
-
 def error_event(error: ErrorDetail) -> str:
     """A failure after the first byte, in the one form that every known client notices, and the end of the body."""
     body = {"message": error.message, "type": error.type, "param": None, "code": error.code}
@@ -312,14 +323,6 @@ def finish(choice: ChoiceEnd) -> tuple[OpenAIFinishReason, str | int | None]:
     return _FINISH_REASONS[choice.finish_reason], stop_reason
 
 
-def _by_token(logprob: Logprob) -> dict[str, float]:
-    """The alternatives and the sampled token. Of tokens that look the same, the likeliest stands."""
-    likeliest = {logprob.token: logprob.logprob}
-    for top in logprob.top_logprobs:
-        likeliest[top.token] = max(top.logprob, likeliest.get(top.token, top.logprob))
-    return likeliest
-
-
 def _ending(choice: ChoiceEnd, folded: ChoiceFold) -> ChoiceEnding:
     finish_reason, stop_reason = finish(choice)
     ending: ChoiceEnding = {"finish_reason": finish_reason, "stop_reason": stop_reason}
@@ -329,4 +332,4 @@ def _ending(choice: ChoiceEnd, folded: ChoiceFold) -> ChoiceEnding:
 
 
 def _json(value: object) -> str:
-    return _encode_json(value).decode()
+    return json_bytes(value).decode()

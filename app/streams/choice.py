@@ -27,6 +27,7 @@ class Choice:
         self.token_ids = text.token_ids
         self.text = text.text
         self.text_sha256 = text.text_sha256
+        self.piece_lengths = text.piece_lengths
         self.logprobs: list[TokenLogprob] = []
         self.edits: list[Edit] = []
         self.finish_reason: FinishReason | None = None

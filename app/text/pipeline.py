@@ -120,6 +120,10 @@ class ChoiceText:
             return self.pieces[start]
         return "".join(self.pieces[start:end])
 
+    def piece_lengths(self, start: int, end: int) -> list[int]:
+        """The lengths of some of the pieces, in characters."""
+        return [len(piece) for piece in self.pieces[start:end]]
+
     def text_sha256(self) -> str:
         """The hash of the whole text as UTF-8, in hexadecimal. Reads all of it: meant for the end."""
         return hashlib.sha256("".join(self.pieces).encode()).hexdigest()

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from json.encoder import encode_basestring
-
-import msgspec
 
 from app.schema.frames import Delta, End, Error, Frame
+from app.wire.json_text import json_bytes, json_string
 
 MEDIA_TYPE = "text/event-stream; charset=utf-8"
 # A comment and its empty line: with one newline only, some clients lose the token that follows.
@@ -20,7 +18,6 @@ HEARTBEAT = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
 
 _BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
-_encode_json = msgspec.json.Encoder().encode
 
 
 def event(data: bytes, event_id: str | None = None, event_name: str | None = None) -> bytes:
@@ -73,7 +70,7 @@ class NativeSseEncoder:
         if type(frame) is Delta and frame.token_ids is None and frame.logprobs is None and not frame.steered:
             return (
                 f'{self._id_prefix}{cursor}\ndata: {{"type":"delta","cursor":"{cursor}","index":{frame.index},'
-                f'"text":{encode_basestring(frame.text)},"tokens":{frame.tokens}}}\n\n'
+                f'"text":{json_string(frame.text)},"tokens":{frame.tokens}}}\n\n'
             )
         end = ":end" if isinstance(frame, End | Error) else ""
-        return f"{self._id_prefix}{cursor}{end}\ndata: {_encode_json(frame).decode()}\n\n"
+        return f"{self._id_prefix}{cursor}{end}\ndata: {json_bytes(frame).decode()}\n\n"

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from json.encoder import encode_basestring
-
-import msgspec
-
 from app.schema.frames import Delta, Start
 from app.schema.server_messages import Addressed
-
-_encode = msgspec.json.Encoder().encode
+from app.wire.json_text import json_bytes, json_string
 
 
 def message_json(addressed: Addressed) -> str:
@@ -20,9 +15,9 @@ def message_json(addressed: Addressed) -> str:
     if type(frame) is Delta and frame.token_ids is None and frame.logprobs is None and not frame.steered:
         return (
             f'{{"type":"delta","cursor":"{frame.cursor}","index":{frame.index},'
-            f'"text":{encode_basestring(frame.text)},"tokens":{frame.tokens},"stream":"{stream}"}}'
+            f'"text":{json_string(frame.text)},"tokens":{frame.tokens},"stream":"{stream}"}}'
         )
     names = {"stream": None if isinstance(frame, Start) else stream, "ref": ref}
-    given = _encode({key: name for key, name in names.items() if name is not None})
-    written = _encode(frame)
+    given = json_bytes({key: name for key, name in names.items() if name is not None})
+    written = json_bytes(frame)
     return (written if given == b"{}" else written[:-1] + b"," + given[1:]).decode()

@@ -16,6 +16,7 @@ from app.dialects.openai import ChatFold, ChatStreamEncoder, CompletionFold, Com
 from app.schema.frames import Error
 from app.schema.openai import StreamOptions
 from app.schema.server_messages import Addressed
+from app.wire.json_text import json_bytes
 from app.wire.sse import NativeSseEncoder
 from app.wire.websocket import message_json
 from tests.cases.folds import folded
@@ -47,7 +48,7 @@ FOLDS: dict[str, Callable[[], Fold]] = {
 
 
 def _folded(name: str, make: Callable[[], Fold]) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(folded(make(), STREAMS[name])), indent=2) + b"\n"
+    return msgspec.json.format(json_bytes(folded(make(), STREAMS[name])), indent=2) + b"\n"
 
 
 def _messages(name: str) -> bytes:

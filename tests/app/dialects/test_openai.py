@@ -20,13 +20,12 @@ from app.dialects.openai import (
     ChatStreamEncoder,
     CompletionFold,
     CompletionStreamEncoder,
-    completion_logprobs,
     model_list,
     model_object,
 )
 from app.errors import GeneratorUnavailable
 from app.ports import ModelCard
-from app.schema.frames import ChoiceEnd, Delta, End, Frame, Logprob, TopLogprob
+from app.schema.frames import ChoiceEnd, Delta, End, Frame
 from app.schema.openai import StreamOptions
 from app.schema.sampling import SamplingDefaults
 from app.wire.encoder import Encoder
@@ -81,12 +80,6 @@ def text_of(chunk: dict[str, Any]) -> dict[int, str]:
         choice["index"]: choice["text"] if "text" in choice else choice["delta"].get("content", "")
         for choice in chunk["choices"]
     }
-
-
-def logprob(token: str, value: float, *top: tuple[str, float]) -> Logprob:
-    return Logprob(
-        token, value, list(token.encode()), [TopLogprob(each, number, None) for each, number in top]
-    )
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -172,6 +165,28 @@ def test_held_back_text_makes_no_chunk(
     assert b'"a"' in encoder.encode([Delta("2", 0, "a", 1)])
 
 
+@pytest.mark.parametrize(
+    ("encoder", "choice"),
+    [
+        (ChatStreamEncoder(), '{"index":0,"delta":{},"logprobs":null,"finish_reason":null}'),
+        (CompletionStreamEncoder(), '{"index":0,"text":"","logprobs":null,"finish_reason":null}'),
+    ],
+)
+def test_a_heartbeat_is_a_chunk_without_text(encoder: Encoder, choice: str) -> None:
+    assert encoder.heartbeat == b": ping\n\n"
+    opening = encoder.encode([start(), Delta("1", 0, "a", 1)])
+    head = opening.split(b'"choices":[')[0].decode()
+    assert encoder.heartbeat == f'{head}"choices":[{choice}]}}\n\n'.encode()
+
+
+def test_a_heartbeat_counts_no_tokens() -> None:
+    encoder = ChatStreamEncoder(options=StreamOptions(include_usage=True, continuous_usage_stats=True))
+    encoder.encode([start(), Delta("2", 0, "ab", 2)])
+    (heartbeat,) = chunks(encoder.heartbeat + b"data: [DONE]\n\n")
+    assert heartbeat["usage"]["completion_tokens"] == 2
+    ChatCompletionChunk.model_validate(heartbeat, strict=True)
+
+
 def test_usage_is_null_until_the_last_chunk_when_it_is_asked_for() -> None:
     body = ChatStreamEncoder(options=StreamOptions(include_usage=True)).encode(STREAMS["plain"])
     usages = [chunk["usage"] for chunk in chunks(body)]
@@ -194,24 +209,6 @@ def test_continuous_usage_counts_up() -> None:
     body = chunks(ChatStreamEncoder(options=options).encode(STREAMS["plain"]))
     assert [chunk["usage"]["completion_tokens"] for chunk in body] == [0, 1, 2, 4, 6, 6]
     assert all(chunk["choices"] for chunk in body)
-
-
-def test_offsets_of_completion_logprobs_go_on_from_chunk_to_chunk() -> None:
-    encoder = CompletionStreamEncoder(n=2)
-    frames: list[Frame] = [
-        start(),
-        Delta("2.0", 0, "abc", 2, None, [logprob("ab", -1.0), logprob("c", -2.0)]),
-        Delta("2.1", 1, "xyz", 1, None, [logprob("xyz", -1.0)]),
-        Delta("3.1", 0, "d", 1, None, [logprob("d", -1.0)]),
-    ]
-    written = chunks(encoder.encode(frames) + b"data: [DONE]\n\n")
-    assert [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in written] == [[0, 2], [0], [3]]
-
-
-def test_alternatives_that_look_the_same_keep_the_likeliest() -> None:
-    shaped = completion_logprobs([logprob("a", -3.0, ("a", -1.0), ("b", -2.0), ("b", -4.0))], 0)
-    assert shaped["top_logprobs"] == [{"a": -1.0, "b": -2.0}]
-    assert shaped["token_logprobs"] == [-3.0]
 
 
 @pytest.mark.parametrize("make", [ChatFold, CompletionFold])

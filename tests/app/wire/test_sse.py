@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from app.schema.frames import Delta, End, Error, Frame
 from app.wire import sse
 from app.wire.encoder import Encoder
+from app.wire.json_text import json_bytes
 from tests.cases.frames import STREAM, STREAMS
 from tests.cases.golden import FOLDER, golden
 
@@ -83,7 +84,7 @@ DELTAS = st.builds(
 
 def expected(frame: Frame) -> bytes:
     end = ":end" if isinstance(frame, End | Error) else ""
-    return sse.event(msgspec.json.encode(frame), f"{STREAM}:{frame.cursor}{end}")
+    return sse.event(json_bytes(frame), f"{STREAM}:{frame.cursor}{end}")
 
 
 @pytest.mark.parametrize("frame", FRAMES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -16,7 +18,7 @@ DEFAULTS = SamplingDefaults(temperature=0.6, top_p=0.95, top_k=20, min_p=0.05, r
 
 
 def fitted(
-    request: GenerationRequest, defaults: SamplingDefaults = DEFAULTS, prompt_tokens: int = 1, **limits: int
+    request: GenerationRequest, defaults: SamplingDefaults = DEFAULTS, prompt_tokens: int = 1, **limits: Any
 ) -> SamplingParams:
     card = msgspec.structs.replace(FakeTokenizer().card, sampling_defaults=defaults)
     return fit_sampling(request, [1] * prompt_tokens, 7, card, LimitsSettings(**limits))
@@ -73,7 +75,7 @@ def test_the_context_is_that_of_the_model_unless_something_is_less(
         (0, {"max_output_tokens": 4000}, 60),
     ],
 )
-def test_more_tokens_than_are_left_are_cut(max_tokens: int, limits: dict[str, int], cut: int) -> None:
+def test_more_tokens_than_are_left_are_cut(max_tokens: int, limits: dict[str, Any], cut: int) -> None:
     """The context of the model has 64."""
     request = GenerationRequest(model="m", sampling=SamplingParams(max_tokens=max_tokens, min_tokens=100))
     sampling = fitted(request, prompt_tokens=4, **limits)
@@ -81,7 +83,7 @@ def test_more_tokens_than_are_left_are_cut(max_tokens: int, limits: dict[str, in
 
 
 @pytest.mark.parametrize(("tokens", "limits"), [(64, {}), (11, {"max_prompt_tokens": 10})])
-def test_a_prompt_that_leaves_no_room_is_too_long(tokens: int, limits: dict[str, int]) -> None:
+def test_a_prompt_that_leaves_no_room_is_too_long(tokens: int, limits: dict[str, Any]) -> None:
     assert fitted(asked(), prompt_tokens=tokens - 1, **limits).max_tokens == min(5, 65 - tokens)
     with pytest.raises(PromptTooLong, match=f"has {tokens} tokens, 1 more than the {tokens - 1}"):
         fitted(asked(), prompt_tokens=tokens, **limits)

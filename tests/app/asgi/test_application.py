@@ -387,6 +387,8 @@ def test_models() -> None:
             "object": "model",
             "created": 1790000000,
             "owned_by": "tests",
+            "max_model_len": 64,
+            "abilities": {"tools": False, "reasoning": False, "structured_output": False},
             "deterministic": True,
             "sampling_defaults": msgspec.to_builtins(SamplingDefaults()),
         }

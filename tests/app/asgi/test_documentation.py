@@ -43,6 +43,8 @@ def test_the_document_describes_every_route_and_resolves() -> None:
             "/v1/streams/{id}/events": ["get"],
             "/v1/chat/completions": ["post"],
             "/v1/completions": ["post"],
+            "/tokenize": ["post"],
+            "/detokenize": ["post"],
             "/v1/models": ["get"],
             "/v1/models/{id}": ["get"],
             "/health": ["get"],

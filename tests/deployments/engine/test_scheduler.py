@@ -19,6 +19,7 @@ from deployments.engine.sequence import Sequence, State
 def make_scheduler(**changes: Any) -> tuple[Scheduler, KVCache]:
     bounds = {"max_model_len_tokens": 512, "kv_cache_tokens": 4096, "prefill_chunk_tokens": 64, **changes}
     config = EngineConfig(max_running_sequences=bounds.pop("max_running_sequences", 4), **bounds)
+    assert config.max_model_len_tokens is not None
     cache = KVCache([], config.kv_cache_tokens, config.max_model_len_tokens, torch.device("cpu"))
     return Scheduler(config, cache), cache
 

@@ -1,10 +1,11 @@
 """Makes a model batch-invariant on a CPU: a row of each of its products has the same bits whatever rows are computed with it.
 
-Two things depend on the number of rows in PyTorch 2.13 on a CPU (measured on AVX2 and AVX-512 machines):
+Three things depend on the number of rows in PyTorch 2.13 on a CPU (measured on AVX2 and AVX-512 machines):
 
 - A float32 matrix product. MKL computes 1 to 3 rows, or fewer than 4 rows per thread, in another order than more. Linear layers
   therefore get oneDNN's product with packed weights: one kernel for any number of rows, and faster up to 32 of them. Other
-  float32 products get a multiple of 4 rows per thread. In bfloat16 no number of rows differs.
+  float32 products get a multiple of 4 rows per thread.
+- A product in half precision, if it is so small that oneDNN is not asked. The rows of a step are enough that it always is.
 - An elementwise function such as SiLU. Its vectors have up to 32 elements; the elements that are left over at the end of a
   thread's share are computed by another formula. Shares therefore end at a multiple of 32.
 
@@ -29,6 +30,10 @@ VECTOR_ELEMENTS = 32
 """The most elements that one turn of an elementwise loop takes: two vectors of AVX-512."""
 SHARE_ELEMENTS = 32768
 """The fewest elements for which PyTorch lets one more thread take part in an elementwise function."""
+ALONE_ELEMENTS = 16384
+"""The most elements for which GELU, the first of these functions to do so, does not let all threads take part."""
+SMALL_PRODUCT = 16 * 16 * 16
+"""So many multiplications of half precision are left to another kernel than more (`use_mkldnn_matmul` in PyTorch)."""
 ROWS_PER_THREAD = 4
 PACKED_FOR_ROWS = 32
 
@@ -39,7 +44,7 @@ def make_batch_invariant(model: PreTrainedModel) -> int:
     """
     packs = model.dtype == torch.float32 and torch.backends.mkldnn.is_available()
     widths = {int(model.config.get_text_config().hidden_size)}
-    loose = False
+    sizes: list[int] = []
     head = model.get_output_embeddings()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -50,23 +55,26 @@ def make_batch_invariant(model: PreTrainedModel) -> int:
                 if packs and type(child) in (torch.nn.Linear, Conv1D):
                     setattr(parent, name, PackedLinear(weight, child.bias))
                 else:
-                    loose = True
+                    sizes.append(weight.numel())
             elif type(child).__module__ in (activations.__name__, torch.nn.modules.activation.__name__):
                 setattr(parent, name, AlignedActivation(child))
             elif not isinstance(child, torch.nn.Embedding):
-                loose |= any(parameter.dim() > 1 for parameter in child.parameters(recurse=False))
+                weights = (weight for weight in child.parameters(recurse=False) if weight.dim() > 1)
+                sizes += [math.prod(weight.shape[-2:]) for weight in weights]
     if model._can_set_experts_implementation():
         model.set_experts_implementation(EXPERTS)
-    if not loose:
+    if not sizes:
         return 1
     # Such a model may also have elementwise functions between its products that are no modules.
     rows = VECTOR_ELEMENTS // math.gcd(VECTOR_ELEMENTS, *widths)
-    return math.lcm(rows, product_rows()) if model.dtype == torch.float32 else rows
+    return math.lcm(rows, product_rows(model.dtype, min(sizes)))
 
 
-def product_rows() -> int:
-    """A float32 product has the same bits for each multiple of this number of rows."""
-    return ROWS_PER_THREAD * torch.get_num_threads()
+def product_rows(dtype: torch.dtype, size: int) -> int:
+    """A product with a weight of `size` elements has the same bits for each multiple of this number of rows."""
+    if dtype == torch.float32:
+        return ROWS_PER_THREAD * torch.get_num_threads()
+    return 1 << (SMALL_PRODUCT // size).bit_length()
 
 
 def padded(rows: torch.Tensor, multiple: int) -> torch.Tensor:
@@ -99,22 +107,14 @@ class AlignedActivation(torch.nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """`values`: (any shape). Returns the same shape."""
-        threads = torch.get_num_threads()
-        count = values.numel()
-        rest = -count % VECTOR_ELEMENTS
-        shared = threads > 1 and count > SHARE_ELEMENTS
-        if not rest and not shared:
-            return cast(torch.Tensor, self._function(values))
+        # Of a part of wider rows each row would be a share of its own.
         flat = values.reshape(-1)
-        if rest:
-            flat = torch.nn.functional.pad(flat, (0, rest))
-        if not shared:
-            return cast(torch.Tensor, self._function(flat))[:count].view(values.shape)
-        # Whole turns of all threads, then a share for each of some threads, then what one thread does.
-        turns = len(flat) - len(flat) % (threads * SHARE_ELEMENTS)
-        shares = len(flat) - len(flat) % SHARE_ELEMENTS
-        parts = [self._function(part) for part in flat.tensor_split([turns, shares]) if len(part)]
-        return torch.cat(parts)[:count].view(values.shape)
+        count = flat.numel()
+        threads = torch.get_num_threads()
+        # Either one thread does it all, or each has whole shares.
+        multiple = VECTOR_ELEMENTS if threads == 1 or count <= ALONE_ELEMENTS else threads * SHARE_ELEMENTS
+        flat = torch.nn.functional.pad(flat, (0, -count % multiple))
+        return cast(torch.Tensor, self._function(flat))[:count].view(values.shape)
 
 
 def expert_products(
@@ -125,7 +125,13 @@ def expert_products(
     `hidden`: (tokens, width); `top_k_index` and `top_k_weights`: (tokens, chosen), the experts of each token and their weights.
     Returns (tokens, width). A token's experts are added in the order of its choices.
     """
-    multiple = product_rows() if hidden.dtype == torch.float32 else 1
+    first = (experts.gate_up_proj if experts.has_gate else experts.up_proj)[0]
+    # Half of the first product is the gate, which goes through elementwise functions.
+    gate_width = first.shape[-1 if experts.is_transposed else -2] // (2 if experts.has_gate else 1)
+    size = min(first.numel(), experts.down_proj[0].numel())
+    multiple = math.lcm(
+        VECTOR_ELEMENTS // math.gcd(VECTOR_ELEMENTS, gate_width), product_rows(hidden.dtype, size)
+    )
     results = hidden.new_zeros(*top_k_index.shape, hidden.shape[1])
     for expert in top_k_index.unique().tolist():
         if expert >= experts.num_experts:

@@ -70,7 +70,19 @@ def test_rows_are_padded_with_zeros() -> None:
 
 
 def test_products_take_four_rows_for_each_thread(threads: int) -> None:
-    assert product_rows() == 4 * threads
+    assert product_rows(torch.float32, 1) == 4 * threads
+
+
+@torch.inference_mode()
+def test_small_products_in_half_precision_take_so_many_rows_that_one_kernel_computes_them() -> None:
+    assert [product_rows(torch.bfloat16, size) for size in (1 << 20, 4097, 4096, 1024)] == [1, 1, 2, 8]
+    for seed in range(20):
+        torch.manual_seed(seed)
+        weight = torch.randn(32, 32, dtype=torch.bfloat16)
+        rows = torch.randn(64, 32, dtype=torch.bfloat16)
+        whole = torch.nn.functional.linear(rows, weight)
+        for count in (8, 16, 40):
+            assert torch.equal(torch.nn.functional.linear(rows[:count], weight), whole[:count])
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -83,7 +95,7 @@ def test_no_layer_of_a_model_in_float32_is_left(name: str) -> None:
     assert (rows == 1) == (not name.endswith(("moe", "oss")))
 
 
-def test_in_bfloat16_only_the_vectors_of_elementwise_functions_count() -> None:
+def test_in_bfloat16_nothing_is_packed_and_rows_fill_the_vectors_of_elementwise_functions() -> None:
     model: Any = make_model()
     model.to(torch.bfloat16)
     rows = make_batch_invariant(model)
@@ -101,5 +113,5 @@ def test_a_layer_of_another_kind_gets_a_multiple_of_rows() -> None:
     model: Any = make_model()
     build = partial(Scaled, bias=False)
     model.model.layers[0].mlp.up_proj = build(model.config.hidden_size, model.config.intermediate_size)
-    assert make_batch_invariant(model) % product_rows() == 0
+    assert make_batch_invariant(model) % product_rows(torch.float32, 1) == 0
     assert type(model.model.layers[0].mlp.up_proj) is Scaled

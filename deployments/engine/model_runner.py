@@ -206,7 +206,9 @@ class ModelRunner:
         """Whether a self-test finds all bits equal. Writes the result to the log."""
         began_s = time.perf_counter()
         unequal = (
-            unequal_products(self._model) or unequal_attention(probe, self._device) or self._unequal(probes)
+            unequal_products(self._model, self._row_multiple)
+            or unequal_attention(probe, self._device)
+            or self._unequal(probes)
         )
         logger.log(
             logging.INFO if unequal is None else logging.WARNING,

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from app.schema.sampling import SamplingParams
 from app.schema.tokens import Job
 from deployments.engine.attention import ExtentStep, Heads, ShapeProbe
-from deployments.engine.batch_invariant import PackedLinear
+from deployments.engine.batch_invariant import PackedLinear, padded
 from deployments.engine.kv_cache import KVCache, LayerShape
 from deployments.engine.scheduler import Chunk
 from deployments.engine.sequence import Sequence
@@ -26,8 +26,8 @@ _MEMORY_TOKENS = 8192
 
 
 @torch.inference_mode()
-def unequal_products(model: PreTrainedModel) -> str | None:
-    """Compares rows of the linear layers of each size, computed with 37 rows and with fewer."""
+def unequal_products(model: PreTrainedModel, row_multiple: int = 1) -> str | None:
+    """Compares rows of the linear layers of each size, computed with 37 rows and with fewer, padded as those of a step."""
     seen: set[tuple[int, ...]] = set()
     for name, layer in model.named_modules():
         if isinstance(layer, PackedLinear):
@@ -42,8 +42,11 @@ def unequal_products(model: PreTrainedModel) -> str | None:
             continue
         seen.add(size)
         rows = _numbers((_ROWS, size[1]), model.dtype, model.device)
-        whole = layer(rows)
-        if any(not torch.equal(layer(rows[-count:]), whole[-count:]) for count in _SOME_ROWS):
+        whole = layer(padded(rows, row_multiple))[:_ROWS]
+        for count in _SOME_ROWS:
+            some = layer(padded(rows[-count:], row_multiple))[:count]
+            if torch.equal(some, whole[-count:]):
+                continue
             return f"the products of {name} ({size[0]} x {size[1]}) with other numbers of rows"
     return None
 

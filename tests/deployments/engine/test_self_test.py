@@ -41,6 +41,7 @@ def test_a_product_that_depends_on_the_number_of_rows_is_named() -> None:
     model: Any = make_model()
     make_batch_invariant(model)
     model.model.layers[1].mlp.gate_proj = ByRows(32, 56, bias=False)
+    assert unequal_products(model, 4) is None
     assert unequal_products(model) == (
         "the products of model.layers.1.mlp.gate_proj (56 x 32) with other numbers of rows"
     )

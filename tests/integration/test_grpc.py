@@ -102,10 +102,10 @@ def test_what_is_wrong_with_a_request_is_said_as_over_http(server: Cluster) -> N
         assert (code, metadata["error-code"]) == (grpc.StatusCode.NOT_FOUND, "stream_not_found")
         code, metadata, _ = await failure(stub.Cancel(pb.CancelRequest()))
         assert (code, metadata["error-param"]) == (grpc.StatusCode.INVALID_ARGUMENT, "stream")
-        big = pb.GenerateRequest(prompt="x" * 2_000_000)
+        big = pb.GenerateRequest(prompt="x" * 5_000_000)
         code, metadata, _ = await failure(stub.Generate(big))
         assert (code, metadata["error-code"]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "body_too_large")
-        huge = pb.GenerateRequest(prompt="x" * 5_000_000)
+        huge = pb.GenerateRequest(prompt="x" * 9_000_000)
         code, metadata, _ = await failure(stub.Generate(huge))
         assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
 

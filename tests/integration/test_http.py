@@ -143,7 +143,7 @@ def test_what_is_refused_has_the_documented_shape(server: Cluster) -> None:
             (client.post("/v1/streams", content=b"{"), 415),
             (client.post("/v1/streams", content=b"{", headers={"content-type": "application/json"}), 400),
             (client.post("/v1/streams", json={"prompt": "x", "model": "storyteller", "colour": 1}), 400),
-            (client.post("/v1/streams", json={"prompt": "x" * 2_000_000, "model": "storyteller"}), 413),
+            (client.post("/v1/streams", json={"prompt": "x" * 34_000_000, "model": "storyteller"}), 413),
         ]
     for response, status in cases:
         assert response.status_code == status, response.text

@@ -57,4 +57,5 @@ class Scripts:
             logger.error("Redis replied to the script %s with an error: %s", name, error)
             raise StoreUnavailable("The stream store replied with an error.", retry_after_s=1) from error
         except (RedisError, OSError) as error:
+            logger.warning("Redis did not reply to the script %s: %r", name, error)
             raise StoreUnavailable("The stream store cannot be reached.", retry_after_s=1) from error

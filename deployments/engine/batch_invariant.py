@@ -113,7 +113,8 @@ class AlignedActivation(torch.nn.Module):
         threads = torch.get_num_threads()
         # Either one thread does it all, or each has whole shares.
         multiple = VECTOR_ELEMENTS if threads == 1 or count <= ALONE_ELEMENTS else threads * SHARE_ELEMENTS
-        flat = torch.nn.functional.pad(flat, (0, -count % multiple))
+        if rest := -count % multiple:  # without one, padding would copy for nothing
+            flat = torch.nn.functional.pad(flat, (0, rest))
         return cast(torch.Tensor, self._function(flat))[:count].view(values.shape)
 
 

@@ -22,6 +22,7 @@ from app.service import LAG_S
 from app.settings import LimitsSettings
 from app.streams.learning import Learning
 from app.streams.store import MAX_UNSTORED_TOKENS, Excerpt, Idempotency, Rejection
+from app.streams.stream import Stream
 from app.validation import parse_object
 from tests.fakes.clock import settle
 from tests.fakes.requests import request
@@ -195,13 +196,19 @@ def test_a_retry_with_the_same_key_gives_the_same_stream() -> None:
     live(test)
 
 
+async def forgotten(world: World) -> Stream:
+    """A stream with the text "abc", of which the store knows nothing any more."""
+    stream = await world.service.start(request())
+    world.generator.generations[0].say("abc")
+    await settle()
+    world.store._streams.clear()
+    world.store._running.clear()
+    return stream
+
+
 def test_a_log_that_forgets_is_told_again() -> None:
     async def test(world: World) -> None:
-        stream = await world.service.start(request())
-        world.generator.generations[0].say("abc")
-        await settle()
-        world.store._streams.clear()
-        world.store._running.clear()
+        stream = await forgotten(world)
         world.generator.generations[0].say("d", finish="length")
         await settle()
         assert text(await rest(await world.second.service.resume(stream.id))) == "abcd"
@@ -211,11 +218,7 @@ def test_a_log_that_forgets_is_told_again() -> None:
 
 def test_a_log_that_forgets_is_told_of_streams_that_gain_nothing_before_it_calls_them_unknown() -> None:
     async def test(world: World) -> None:
-        stream = await world.service.start(request())
-        world.generator.generations[0].say("abc")
-        await settle()
-        world.store._streams.clear()
-        world.store._running.clear()
+        stream = await forgotten(world)
         world.store._learning = learning = Learning(["i1", "i2", "i3"])
         elsewhere = asyncio.ensure_future(world.second.service.resume(stream.id, "2"))
         unknown = asyncio.ensure_future(world.second.service.resume("st_x"))

@@ -9,6 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.integration.cluster import free_ports
+
 START_S = 10.0
 
 
@@ -19,7 +21,7 @@ class RedisServer:
         program = shutil.which("redis-server")
         if program is None:
             raise RuntimeError("redis-server is missing: `make system` installs it")
-        self.port = _free_port()
+        [self.port] = free_ports(1)
         self.url = f"redis://127.0.0.1:{self.port}/0"
         options = {
             "port": self.port,
@@ -73,10 +75,3 @@ class RedisServer:
                 return connection.recv(16).startswith(b"+PONG")
         except OSError:
             return False
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

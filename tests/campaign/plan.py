@@ -159,7 +159,7 @@ def _request(source: Random, model: str, tokens: int, number: int) -> dict[str, 
         )
     if number // 2 % 2 == 0:
         fields["stop"] = source.choice(_STOPS)
-        fields["min_tokens"] = 30
+        fields["min_tokens"] = tokens // 4
     if number // 4 % 2 == 0:
         fields["logprobs"] = source.choice([0, 3])
     return fields

@@ -74,7 +74,7 @@ def job(key: int, length: int, generated: list[list[int]] | None = None) -> Job:
 
 
 PREEMPTIONS = 4
-LENGTHS = (1, 2, 5, 17, 63, 64, 130, 191, 193, 260, 352, 360, 509, 513, 700)
+LENGTHS = (1, 2, 5, 17, 63, 64, 130, 191, 193, 260, 352, 384, 390, 509, 513, 700)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -14,7 +14,7 @@ import msgspec
 from app.schema.sampling import SamplingParams
 
 TRIAL_S = 30.0
-"""A job on trial that has waited for so long for its first token, for a place in a full batch perhaps, lets the next one try."""
+"""A job on trial that has waited for so long for its first token, for memory perhaps, lets the next one try."""
 
 EngineFinish = Literal["stop", "length", "error"]
 

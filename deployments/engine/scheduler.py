@@ -3,7 +3,8 @@
 Rules: every running sequence that is past its prompt gets its next token in every step. Beside that a step takes up to
 `chunk_tokens` tokens of prompts and steerings. The oldest of them gets at least half; the others come from the shortest to the
 longest, so that a short prompt does not wait for a long one and the long one is not starved. A sequence that is resumed and kept
-its keys gets a token in the next step; if the batch is full, the youngest waits in its place.
+its keys gets a token in the next step; if the batch is full, the youngest waits in its place. So it does for one on trial: what
+kills a replica is told from what only waited there by being computed at once.
 
 Sequences get memory as they need it. One that finds none is passed by others, `MOST_PASSES` times. When the memory is full, that
 of idle sequences is taken first. Then the youngest running sequence is preempted: it loses its keys and values, waits in the
@@ -147,10 +148,8 @@ class Scheduler:
         for sequence in list(self.waiting):
             if sequence.extent is None or sequence.remaining > 1:
                 continue
-            if len(self.running) >= self._max_running:
-                if self.running[-1].arrival < sequence.arrival:
-                    return
-                self.add(self.running.pop())
+            if not self._give_place(sequence):
+                return
             self._run(sequence)
 
     def _schedule_running(self, budget: int) -> tuple[list[Chunk], int]:
@@ -204,6 +203,8 @@ class Scheduler:
     def _admit(self, chunks: list[Chunk], budget: int) -> int:
         """Lets waiting sequences run, the oldest first, while there are places, memory and budget. Returns what is left of it."""
         passed: list[Sequence] = []
+        if self.waiting and self.waiting[0].on_trial:
+            self._give_place(self.waiting[0])
         for sequence in list(self.waiting):
             if budget <= 0 or len(self.running) >= self._max_running:
                 break
@@ -226,6 +227,12 @@ class Scheduler:
             chunks.append(Chunk(sequence, sequence.computed, count))
             budget -= count
         return budget
+
+    def _give_place(self, sequence: Sequence) -> bool:
+        """Has the youngest wait, with its memory, if there is no place for an older one. Whether there is one then."""
+        if len(self.running) >= self._max_running and self.running[-1].arrival > sequence.arrival:
+            self.add(self.running.pop())
+        return len(self.running) < self._max_running
 
     def _run(self, sequence: Sequence) -> None:
         self.waiting.remove(sequence)

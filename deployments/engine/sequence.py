@@ -9,6 +9,9 @@ from deployments.engine.extents import Extent
 from deployments.engine.job_choice import JobChoice
 from deployments.engine.token_counts import TokenCounts
 
+_AHEAD = 1 << 62
+"""More than any engine has sequences."""
+
 
 class State(Enum):
     WAITING = "waiting"
@@ -20,8 +23,8 @@ class State(Enum):
 class Sequence(JobChoice):
     """Owned by the engine's thread.
 
-    `tokens` is the prompt and what was generated; the first `computed` of them have keys and values in
-    `extent`. `arrival` orders sequences by age, also after a preemption. `siblings` are the choices of the
+    `tokens` is the prompt and what was generated; the first `computed` of them have keys and values in `extent`. `arrival` orders
+    sequences by age, also after a preemption; one `on_trial` counts as older than all others. `siblings` are the choices of the
     same stream, itself among them. `passed`: how many younger ones got memory while it found none. `pause_asked`: it is to be
     paused when it has `paid_from` generated tokens. Of its `handed_over` tokens, those from number `checked` on have not been
     compared with what the engine chooses itself. Steered ones, and those before them, are not compared.
@@ -34,6 +37,7 @@ class Sequence(JobChoice):
         "counts",
         "extent",
         "handed_over",
+        "on_trial",
         "paid_from",
         "passed",
         "pause_asked",
@@ -45,7 +49,8 @@ class Sequence(JobChoice):
     def __init__(self, job: Job, choice: int, max_model_len_tokens: int, arrival: int) -> None:
         super().__init__(job, choice, max_model_len_tokens)
         generated = job.generated[choice] if job.generated else []
-        self.arrival = arrival
+        self.arrival = arrival - _AHEAD if job.on_trial else arrival
+        self.on_trial = job.on_trial
         self.tokens = job.prompt + generated
         self.computed = 0
         self.extent: Extent | None = None

@@ -24,8 +24,11 @@ def make_scheduler(**changes: Any) -> tuple[Scheduler, KVCache]:
     return Scheduler(config, cache), cache
 
 
-def make_sequence(length: int, arrival: int, n: int = 1, choice: int = 0) -> Sequence:
-    job = Job(ingress="", key=arrival, prompt=[1] * length, sampling=SamplingParams(max_tokens=999), n=n)
+def make_sequence(
+    length: int, arrival: int, n: int = 1, choice: int = 0, *, on_trial: bool = False
+) -> Sequence:
+    sampling = SamplingParams(max_tokens=999)
+    job = Job(ingress="", key=arrival, prompt=[1] * length, sampling=sampling, n=n, on_trial=on_trial)
     return Sequence(job, choice, 512, arrival)
 
 
@@ -304,6 +307,32 @@ def test_a_resumed_sequence_takes_the_place_of_the_youngest_which_keeps_its_memo
     scheduler.remove(second)
     assert counts(scheduler.schedule()) == {0: 1, 2: 1}
     assert scheduler.preemptions == 0
+
+
+def test_one_on_trial_is_computed_at_once_in_the_place_of_the_youngest() -> None:
+    scheduler, _ = make_scheduler(max_running_sequences=2)
+    first, second, third = add(scheduler, 5, 5, 5)
+    run(scheduler.schedule())
+    tried = make_sequence(7, 3, on_trial=True)
+    scheduler.add(tried)
+    chunks = scheduler.schedule()
+    assert [(chunk.sequence, chunk.count) for chunk in chunks] == [(first, 1), (tried, 7)]
+    run(chunks)
+    assert scheduler.waiting == [second, third] and second.computed == 5, "it keeps its memory"
+    scheduler.remove(first)
+    run(scheduler.schedule())
+    assert scheduler.running == [tried, second]
+
+
+def test_choices_on_trial_do_not_take_the_places_of_each_other() -> None:
+    scheduler, _ = make_scheduler(max_running_sequences=1)
+    choices = [make_sequence(5, choice, 2, choice, on_trial=True) for choice in range(2)]
+    for choice in choices:
+        scheduler.add(choice)
+    for _ in range(3):
+        [chunk] = scheduler.schedule()
+        assert chunk.sequence is choices[0]
+        run([chunk])
 
 
 def test_a_reader_that_pauses_after_each_token_has_not_everything_computed_for_each() -> None:

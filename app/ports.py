@@ -6,7 +6,7 @@ The deployments implement them over Ray; the tests have fakes, and each port has
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -19,7 +19,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """What the ingress must know of a model to validate for it and to write its text.
 
     `tokenizer_json` is the serialised `tokenizers.Tokenizer`; `created` is Unix seconds. `sampling_defaults` stand for what a
-    request leaves out. `deterministic` is that of the generators, which the tokenizer does not know.
+    request leaves out. `deterministic` is that of the generators, which the tokenizer does not know. `response_template` says how
+    the model writes reasoning and tool calls, in the format of transformers.
     """
 
     name: str
@@ -31,6 +32,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     has_chat_template: bool
     sampling_defaults: SamplingDefaults = SamplingDefaults()
     deterministic: bool = False
+    response_template: dict[str, Any] | None = None
 
 
 class Tokenizer(Protocol):

@@ -20,6 +20,17 @@ def check_vocabulary(request: GenerationRequest, card: ModelCard) -> None:
     _check_ids(request.sampling.stop_token_ids, "stop_token_ids", card)
     if request.messages is not None and not card.has_chat_template:
         raise InvalidRequest(f"The model {card.name} has no chat template; send a prompt.", param="messages")
+    check_tools(request, card)
+
+
+def check_tools(request: GenerationRequest, card: ModelCard) -> None:
+    """Raises `InvalidRequest` when the request has tools that the model would not be shown."""
+    if request.tools and not card.shows_tools:
+        raise InvalidRequest(
+            f"The model {card.name} has no tools: its chat template does not show them. Leave tools out, send tool_choice: none, "
+            "or choose a model that GET /v1/models lists with the ability tools.",
+            param="tools",
+        )
 
 
 def fit_sampling(

@@ -6,7 +6,7 @@ The deployments implement them over Ray; the tests have fakes, and each port has
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -18,8 +18,10 @@ from app.schema.tokens import Job, Steering, TokenBatch
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """What the ingress must know of a model to validate for it and to write its text.
 
-    `tokenizer_json` is the serialised `tokenizers.Tokenizer`; `created` is Unix seconds. `sampling_defaults` stand for what a
-    request leaves out. `deterministic` is that of the generators, which the tokenizer does not know.
+    `tokenizer_json` is the serialised `tokenizers.Tokenizer`; `created` is Unix seconds. `shows_tools`: the chat template shows
+    the model the tools of a request. `sampling_defaults` stand for what a request leaves out. `deterministic` is that of the
+    generators, which the tokenizer does not know. `response_template` says how the model writes reasoning and tool calls, in
+    the format of transformers.
     """
 
     name: str
@@ -29,8 +31,10 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     tokenizer_json: str
     has_chat_template: bool
+    shows_tools: bool = False
     sampling_defaults: SamplingDefaults = SamplingDefaults()
     deterministic: bool = False
+    response_template: dict[str, Any] | None = None
 
 
 class Tokenizer(Protocol):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Literal, TypedDict
 
 from fastapi import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from app.asgi import examples
+from app.asgi.json_response import JSONResponse
 from app.asgi.openapi import Answer, Routes
 from app.asgi.parameters import FINDING, LAST_EVENT_ID, STARTING, After, IdempotencyKey, LastEventId
 from app.asgi.responder import Responder
@@ -27,7 +28,6 @@ from app.schema.stream_result import DetachedStream, StreamResult
 from app.service import GenerationService
 from app.streams.cursor import parse_event_id
 from app.streams.status import StreamStatus
-from app.wire.json_text import json_bytes
 from app.wire.sse import NativeSseEncoder
 
 
@@ -211,4 +211,4 @@ class HealthEndpoint:
 
 def _status(status: StreamStatus) -> Response:
     headers = {"cache-control": "no-store"}
-    return Response(json_bytes(status), headers=headers, media_type="application/json")
+    return JSONResponse(status, headers=headers)

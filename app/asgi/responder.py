@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive
 
 from app.admission import HeldBodies
+from app.asgi.json_response import JSONResponse
 from app.asgi.parameters import LAST_EVENT_ID
 from app.asgi.request_body import read_json
 from app.asgi.stream_response import StreamResponse, disconnected, head_of
@@ -28,7 +29,6 @@ from app.streams.reader import Reader
 from app.streams.stream import Stream
 from app.validation import parse_body
 from app.wire.encoder import Encoder
-from app.wire.json_text import json_bytes
 from app.wire.sse import NativeSseEncoder
 
 # A client that has gone reads no answer; the status is what proxies log for it.
@@ -151,7 +151,7 @@ class Responder:
         if result is None:
             return Response(status_code=_CLIENT_GONE)
         headers = {"x-stream-id": stream.id}
-        return Response(json_bytes(result), headers=headers, media_type="application/json")
+        return JSONResponse(result, headers=headers)
 
     def _native_events(self, reader: Reader) -> Response:
         return self._events(reader, NativeSseEncoder(reader.stream.id))

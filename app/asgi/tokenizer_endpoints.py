@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from fastapi import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
+from app.asgi.json_response import JSONResponse
 from app.asgi.openapi import Answer, Routes
 from app.asgi.parameters import ENCODING
 from app.asgi.responder import Responder

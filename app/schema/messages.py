@@ -1,10 +1,11 @@
-"""The messages of a chat as a client writes them: content as a string, or as a list of text parts.
+"""The messages of a chat as a client writes them: content as a string or as a list of text parts, and calls of tools.
 
-The rules are the same for both dialects; the native one refuses unknown fields, the OpenAI one ignores them.
+The rules are the same for both dialects; the native one refuses unknown fields, the OpenAI one ignores them and takes more.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -19,13 +20,19 @@ from pydantic import (
     model_validator,
 )
 
-from app.schema.fields import field_error, refuse_unknown
+from app.schema.fields import Fields, field_error, refuse_unknown
 from app.schema.requests import Message
+from app.schema.tool_fields import ToolType
+from app.schema.tools import ToolCall
 
 MAX_MESSAGES = 1024
 MAX_PARTS = 256
+MAX_CALLS = 256
+MAX_NAME_LENGTH = 256
+MAX_CALL_ID_LENGTH = 8192
+"""Some gateways keep more than a name in them."""
 
-_ROLES = ("system", "developer", "user", "assistant")
+_ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 def _text_only(kind: str) -> str:
@@ -35,10 +42,8 @@ def _text_only(kind: str) -> str:
 
 
 def _known_role(role: str) -> str:
-    if role in ("tool", "function"):
-        raise field_error("is not supported: tools are not available yet")
     if role not in _ROLES:
-        raise field_error("must be one of system, developer, user, assistant")
+        raise field_error("must be one of system, developer, user, assistant, tool")
     return role
 
 
@@ -90,16 +95,63 @@ LenientParts = Annotated[
 ]
 
 
+class CalledFunction(Fields):
+    """What was called, and with what: JSON text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH)]
+    arguments: str = ""
+
+
+class MessageToolCall(Fields):
+    """A call that the assistant has made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: Annotated[str, Field(max_length=MAX_CALL_ID_LENGTH)] = ""
+    type: ToolType = "function"
+    function: CalledFunction
+
+
+def _as_openai_call(call: object) -> object:
+    """A call as OpenAI clients send it: with fields that mean nothing here, or with arguments that are no text yet."""
+    if not isinstance(call, dict):
+        return call
+    named = {key: call[key] for key in ("id", "type", "function") if key in call}
+    if isinstance(function := call.get("function"), dict):
+        named["function"] = {key: function[key] for key in ("name", "arguments") if key in function}
+        if isinstance(arguments := function.get("arguments"), dict):
+            named["function"]["arguments"] = json.dumps(arguments, ensure_ascii=False)
+    return named
+
+
+ToolCalls = Annotated[list[MessageToolCall], Field(max_length=MAX_CALLS, fail_fast=True)]
+LenientToolCalls = Annotated[
+    list[Annotated[MessageToolCall, BeforeValidator(_as_openai_call)]],
+    Field(max_length=MAX_CALLS, fail_fast=True),
+]
+CallId = Annotated[str, Field(max_length=MAX_CALL_ID_LENGTH)]
+AuthorName = Annotated[str, Field(max_length=MAX_NAME_LENGTH)]
+
+
 def _with_content(message: object) -> object:
-    """An assistant's message may lack its content: it has refused, or said nothing."""
+    """An assistant's message may lack its content: it has refused, called tools, or said nothing."""
     if isinstance(message, dict) and message.get("content") is None and message.get("role") == "assistant":
         refusal = message.get("refusal")
         return message | {"content": refusal if isinstance(refusal, str) else ""}
     return message
 
 
+def _check_role(message: dict[str, Any]) -> None:
+    """Refuses fields that a message of this role can't have."""
+    for field, role in (("tool_calls", "assistant"), ("reasoning", "assistant"), ("tool_call_id", "tool")):
+        if message.get(field) and message.get("role") != role:
+            raise field_error("is only allowed in a message of the role {role}", field=field, role=role)
+
+
 class ChatMessage(BaseModel):
-    """One message of a native body."""
+    """One message of a native body. `reasoning` and `tool_calls` are an assistant's, `tool_call_id` is a tool's."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     role: Role
@@ -107,16 +159,33 @@ class ChatMessage(BaseModel):
         Annotated[str, Tag("string")] | Annotated[Parts, Tag("parts")],
         Discriminator(_string_or_parts),
     ]
+    reasoning: str | None = None
+    tool_calls: ToolCalls | None = None
+    tool_call_id: CallId | None = None
+    name: AuthorName | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unknown(cls, value: object) -> object:
+    def _check(cls, value: object) -> object:
         refuse_unknown(cls, value)
+        if isinstance(value, dict):
+            _check_role(value)
         return _with_content(value)
 
 
+def _of_the_older_form(message: dict[str, Any]) -> dict[str, Any]:
+    """Messages with `function_call` and of the role `function` are calls and answers whose id is the function's name."""
+    call = message.get("function_call")
+    if call and not message.get("tool_calls"):
+        name = call.get("name") if isinstance(call, dict) else None
+        return message | {"tool_calls": [{"id": f"call_{name}", "function": call}]}
+    if message.get("role") == "function":
+        return message | {"role": "tool", "tool_call_id": f"call_{message.get('name')}"}
+    return message
+
+
 class OpenAIChatMessage(BaseModel):
-    """One message of an OpenAI body. Names and the like are ignored; what would change the answer is refused."""
+    """One message of an OpenAI body. Other fields are ignored, but for audio."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
     role: Role
@@ -124,18 +193,27 @@ class OpenAIChatMessage(BaseModel):
         Annotated[str, Tag("string")] | Annotated[LenientParts, Tag("parts")],
         Discriminator(_string_or_parts),
     ]
-    tool_calls: Annotated[Any, Field(json_schema_extra={"deprecated": True})] = None
-    function_call: Annotated[Any, Field(json_schema_extra={"deprecated": True})] = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: LenientToolCalls | None = None
+    tool_call_id: CallId | None = None
+    name: AuthorName | None = None
     audio: Annotated[Any, Field(json_schema_extra={"deprecated": True})] = None
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unsupported(cls, value: object) -> object:
-        if isinstance(value, dict):
-            for name in ("tool_calls", "function_call", "audio"):
-                if value.get(name):
-                    raise field_error("is not supported yet", field=name)
-        return _with_content(value)
+    def _as_clients_write(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        if value.get("audio"):
+            raise field_error("is not supported yet", field="audio")
+        message = _of_the_older_form(value)
+        role = message.get("role")
+        if message.get("tool_calls") and role != "assistant":
+            raise field_error("is only allowed in a message of the role assistant", field="tool_calls")
+        if role == "tool" and message.get("content") is None:
+            return message | {"content": ""}
+        return _with_content(message)
 
 
 ChatMessages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
@@ -146,12 +224,23 @@ OpenAIChatMessages = Annotated[
 
 def to_messages(messages: Sequence[ChatMessage | OpenAIChatMessage]) -> tuple[Message, ...]:
     """The messages as the tokenizer's template takes them: parts joined, `developer` as `system`."""
-    return tuple(
-        Message(
-            role="system" if message.role == "developer" else message.role,
-            content=message.content
-            if isinstance(message.content, str)
-            else "".join(part.text for part in message.content),
-        )
-        for message in messages
+    return tuple(map(_to_message, messages))
+
+
+def _to_message(message: ChatMessage | OpenAIChatMessage) -> Message:
+    content = message.content
+    reasoning = message.reasoning
+    if isinstance(message, OpenAIChatMessage):
+        reasoning = message.reasoning_content or reasoning
+    return Message(
+        role="system" if message.role == "developer" else message.role,
+        content=content if isinstance(content, str) else "".join(part.text for part in content),
+        # What others than the assistant have thought is no part of a chat.
+        reasoning=(reasoning or "") if message.role == "assistant" else "",
+        tool_calls=tuple(
+            ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
+            for call in message.tool_calls or ()
+        ),
+        tool_call_id=message.tool_call_id if message.role == "tool" else None,
+        name=message.name,
     )

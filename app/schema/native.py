@@ -8,15 +8,24 @@ import msgspec
 from pydantic import ConfigDict, Field
 
 from app.errors import InvalidRequest
+from app.schema.chat_fields import ChatFields, SomeOrAll
 from app.schema.fields import GenerationFields, Logprobs, MaxTokens, TokenIds
 from app.schema.messages import ChatMessages, to_messages
 from app.schema.requests import GenerationRequest, OnDisconnect
+from app.schema.tool_fields import Tools
 from app.settings import LimitsSettings
 
 _PROMPT_FIELDS = ("prompt", "messages", "prompt_token_ids")
+# What only a chat can have, with the values that say nothing.
+_CHAT_FIELDS: dict[str, tuple[object, ...]] = {
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+}
 
 
-class StreamBody(GenerationFields):
+class StreamBody(GenerationFields, ChatFields):
     """One stream to start. Exactly one of `prompt`, `messages` and `prompt_token_ids` says what it is about."""
 
     model_config = ConfigDict(
@@ -37,6 +46,14 @@ class StreamBody(GenerationFields):
     )
     prompt_token_ids: TokenIds | None = Field(
         default=None, description="Token ids, given to the model as they are."
+    )
+    tools: Tools = Field(default=[], description="Functions that the model may call. Only in a chat.")
+    add_special_tokens: bool = Field(
+        default=True, description="false: the prompt gets no token that it doesn't name, such as a BOS."
+    )
+    truncate_prompt_tokens: SomeOrAll | None = Field(
+        default=None,
+        description="Keep so many of the prompt's last tokens; -1 as many as leave room for the answer.",
     )
     max_tokens: MaxTokens | None = Field(default=None, description="Without it, all that the context leaves.")
     logprobs: Logprobs | None = Field(
@@ -61,6 +78,11 @@ class StreamBody(GenerationFields):
             raise InvalidRequest("One of prompt, messages and prompt_token_ids is required.", param="prompt")
         if len(given) > 1:
             raise InvalidRequest(f"Only one of {' and '.join(given)} may be given.", param=given[1])
+        if self.messages is None:
+            for name, nothing in _CHAT_FIELDS.items():
+                if getattr(self, name) not in nothing:
+                    raise InvalidRequest(f"{name} is only allowed with messages.", param=name)
+        said = self._of_the_chat(self.tools)
         # A stream that starts without a reader does not wait for one, unless the client says so.
         unread = self.detach and "on_disconnect" not in self.model_fields_set
         request = self._request(
@@ -75,4 +97,10 @@ class StreamBody(GenerationFields):
             messages=None if self.messages is None else to_messages(self.messages),
             prompt_token_ids=None if self.prompt_token_ids is None else tuple(self.prompt_token_ids),
         )
-        return msgspec.structs.replace(request, detach=True) if self.detach else request
+        return msgspec.structs.replace(
+            request,
+            add_special_tokens=self.add_special_tokens,
+            truncate_prompt_tokens=self.truncate_prompt_tokens,
+            detach=self.detach,
+            **said,
+        )

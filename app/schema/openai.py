@@ -9,20 +9,23 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from app.errors import InvalidRequest
+from app.schema.chat_fields import ChatFields, SomeOrAll
 from app.schema.fields import Fields, GenerationFields, Logprobs, TokenIds, field_error
 from app.schema.messages import OpenAIChatMessages, to_messages
 from app.schema.requests import GenerationRequest, OnDisconnect
+from app.schema.tool_fields import OpenAITools
 from app.settings import LimitsSettings
 
 COMPLETION_MAX_TOKENS = 16
 
 # Fields of OpenAI and of vLLM that would change the answer, with the values that ask for nothing. Others are ignored.
 _UNAVAILABLE: dict[str, tuple[object, ...]] = {
-    "tools": ([],),
+    "tools": ([],),  # of completions; chats have fields for these three
     "tool_choice": ("none", "auto"),
+    "include_reasoning": (True,),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "audio": (),
@@ -45,7 +48,6 @@ _UNAVAILABLE: dict[str, tuple[object, ...]] = {
     "add_special_tokens": (False,),  # of a chat; completions have a field for it
     "skip_special_tokens": (True,),
     "return_tokens_as_token_ids": (False,),
-    "include_reasoning": (True,),
     "thinking_token_budget": (),
     "moderation": (),
     "priority": (0,),
@@ -56,40 +58,7 @@ _UNAVAILABLE: dict[str, tuple[object, ...]] = {
     "ebnf": (),
     "prompt_embeds": (),
 }
-
-
-# Tools that are not to be used change nothing.
-_CHOICE_OF = {"tools": "tool_choice", "functions": "function_call"}
-
-
-def _for_a_message(variables: dict[str, Any]) -> dict[str, Any]:
-    """Refuses what JSON has, but no message of the graph can hold."""
-    try:
-        msgspec.msgpack.encode(variables)
-    except (OverflowError, UnicodeEncodeError, RecursionError):
-        raise field_error("has a number that is too large, or is nested too deeply") from None
-    return variables
-
-
-def _some_or_all(tokens: int) -> int:
-    if not tokens:
-        raise field_error("must be -1 or at least 1")
-    return tokens
-
-
-def begins_answer(add_generation_prompt: bool | None, continue_final_message: bool) -> bool:
-    """Whether the template begins the answer, as it does unless the request says otherwise. Raises `InvalidRequest`."""
-    if continue_final_message and add_generation_prompt:
-        raise InvalidRequest(
-            "continue_final_message is only allowed without add_generation_prompt.",
-            param="continue_final_message",
-        )
-    return add_generation_prompt is not False and not continue_final_message
-
-
-# -1 is "as many as fit", as in llama.cpp.
-SomeOrAll = Annotated[int, Field(ge=-1), AfterValidator(_some_or_all)]
-TemplateVariables = Annotated[dict[str, Any], AfterValidator(_for_a_message)]
+_INSTEAD = {"functions": "send tools", "function_call": "send tool_choice"}
 
 
 class StreamOptions(Fields):
@@ -128,11 +97,14 @@ class _OpenAIBody(GenerationFields):
         for name, value in given.items():
             if value is None or name not in _UNAVAILABLE or value in _UNAVAILABLE[name]:
                 continue
-            if given.get(_CHOICE_OF.get(name, "")) != "none":
-                raise InvalidRequest(f"{name} is not supported yet.", param=name)
+            # Functions that are not to be called change nothing.
+            if name == "functions" and given.get("function_call") == "none":
+                continue
+            instead = f"; {_INSTEAD[name]}" if name in _INSTEAD else " yet"
+            raise InvalidRequest(f"{name} is not supported{instead}.", param=name)
 
 
-class ChatCompletionBody(_OpenAIBody):
+class ChatCompletionBody(_OpenAIBody, ChatFields):
     """The body of `POST /v1/chat/completions`."""
 
     model_config = ConfigDict(
@@ -156,9 +128,7 @@ class ChatCompletionBody(_OpenAIBody):
     top_logprobs: Logprobs | None = Field(
         default=None, description="How many alternatives to report; needs logprobs: true."
     )
-    chat_template_kwargs: TemplateVariables = Field(
-        default={}, description="Variables of the model's chat template, such as enable_thinking."
-    )
+    tools: OpenAITools = Field(default=[], description="Functions that the model may call.")
     enable_thinking: bool | None = Field(default=None, description="A variable of the template.")
     thinking: bool | dict[str, Any] | None = Field(
         default=None,
@@ -166,12 +136,6 @@ class ChatCompletionBody(_OpenAIBody):
     )
     reasoning_effort: Annotated[str, Field(max_length=32)] | None = Field(
         default=None, description="A variable of the template. none is also enable_thinking: false."
-    )
-    add_generation_prompt: bool | None = Field(
-        default=None, description="false: the template does not begin the answer. true is the default."
-    )
-    continue_final_message: bool = Field(
-        default=False, description="The answer goes on in the last message, which the template does not end."
     )
 
     def to_request(self, limits: LimitsSettings, default_model: str | None) -> GenerationRequest:
@@ -189,7 +153,7 @@ class ChatCompletionBody(_OpenAIBody):
                     "max_tokens and max_completion_tokens differ; send one of them.", param="max_tokens"
                 )
             max_tokens, max_tokens_param = self.max_completion_tokens, "max_completion_tokens"
-        begins = begins_answer(self.add_generation_prompt, self.continue_final_message)
+        said = self._of_the_chat(self.tools) | {"chat_template_kwargs": self._template_variables()}
         request = self._request(
             limits,
             default_model,
@@ -200,13 +164,7 @@ class ChatCompletionBody(_OpenAIBody):
             stream=self.stream,
             messages=to_messages(self.messages),
         )
-        return msgspec.structs.replace(
-            request,
-            truncate_prompt_tokens=self.truncate_prompt_tokens,
-            chat_template_kwargs=self._template_variables(),
-            add_generation_prompt=begins,
-            continue_final_message=self.continue_final_message,
-        )
+        return msgspec.structs.replace(request, truncate_prompt_tokens=self.truncate_prompt_tokens, **said)
 
     def _template_variables(self) -> dict[str, Any]:
         """`chat_template_kwargs`, and under them what other fields say in other words."""

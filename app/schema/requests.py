@@ -7,13 +7,22 @@ from typing import Any, Literal
 import msgspec
 
 from app.schema.sampling import SamplingParams
+from app.schema.tools import Tool, ToolCall
 
 OnDisconnect = Literal["cancel", "grace", "continue"]
 
 
 class Message(msgspec.Struct, frozen=True):
+    """A message of a chat. An assistant's may have `reasoning` and `tool_calls`; one of the role `tool` answers the call
+    `tool_call_id`. `name` is that of its author, or of the tool.
+    """
+
     role: str
     content: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +34,10 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     own defaults stand for them.
 
     Of a prompt longer than `truncate_prompt_tokens` the last ones stay; -1 is as many as leave room for the answer.
-    `add_special_tokens` is for `prompt`; the last three are for the template of `messages`.
+    `add_special_tokens` is for `prompt`; `chat_template_kwargs`, `add_generation_prompt` and `continue_final_message` are for the
+    template of `messages`.
+
+    `tool_choice` is `none`, `auto`, `required` or `function:<name>`. Without `include_reasoning` the reasoning is not sent.
     """
 
     model: str
@@ -43,6 +55,10 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     chat_template_kwargs: dict[str, Any] = {}
     add_generation_prompt: bool = True
     continue_final_message: bool = False
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"
+    parallel_tool_calls: bool = True
+    include_reasoning: bool = True
     stream: bool = True
     detach: bool = False
     timeout_s: float | None = None

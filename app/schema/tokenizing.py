@@ -7,11 +7,12 @@ from typing import Annotated, TypedDict
 from pydantic import ConfigDict, Field
 
 from app.errors import InvalidRequest
+from app.schema.chat_fields import TemplateFields
 from app.schema.fields import Fields, ModelName, TokenIds
 from app.schema.messages import OpenAIChatMessages, to_messages
-from app.schema.openai import TemplateVariables, begins_answer
 from app.schema.requests import GenerationRequest
 from app.schema.sampling import SamplingParams
+from app.schema.tool_fields import OpenAITools
 
 
 class _TokenizerBody(Fields):
@@ -27,7 +28,7 @@ class _TokenizerBody(Fields):
         return name
 
 
-class TokenizeBody(_TokenizerBody):
+class TokenizeBody(_TokenizerBody, TemplateFields):
     """A prompt or a chat, which becomes the tokens that the same prompt or chat becomes in a request for text."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "Once upon a time"}]})
@@ -35,9 +36,7 @@ class TokenizeBody(_TokenizerBody):
     prompt: Annotated[str, Field(min_length=1)] | None = None
     messages: OpenAIChatMessages | None = None
     add_special_tokens: bool = Field(default=True, description="Of a prompt. A template adds its own.")
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool = False
-    chat_template_kwargs: TemplateVariables = Field(default={})
+    tools: OpenAITools = Field(default=[], description="Functions that the template shows to the model.")
     return_token_strs: bool = Field(default=False, description="Send the names of the tokens, too.")
 
     def to_request(self, default_model: str | None) -> GenerationRequest:
@@ -50,9 +49,7 @@ class TokenizeBody(_TokenizerBody):
             prompt=self.prompt,
             messages=None if self.messages is None else to_messages(self.messages),
             add_special_tokens=self.add_special_tokens,
-            add_generation_prompt=begins_answer(self.add_generation_prompt, self.continue_final_message),
-            continue_final_message=self.continue_final_message,
-            chat_template_kwargs=self.chat_template_kwargs,
+            **self._of_the_template(self.tools),
         )
 
 

@@ -47,11 +47,22 @@ _PLAIN_FIELDS = (
     "return_token_ids",
     "detach",
     "timeout_s",
+    "parallel_tool_calls",
+    "include_reasoning",
+    "add_generation_prompt",
+    "continue_final_message",
+    "add_special_tokens",
+    "truncate_prompt_tokens",
 )
 _ON_DISCONNECT: dict[int, str] = {
     pb.ON_DISCONNECT_CANCEL: "cancel",
     pb.ON_DISCONNECT_GRACE: "grace",
     pb.ON_DISCONNECT_CONTINUE: "continue",
+}
+_TOOL_MODES: dict[int, str] = {
+    pb.TOOL_MODE_NONE: "none",
+    pb.TOOL_MODE_AUTO: "auto",
+    pb.TOOL_MODE_REQUIRED: "required",
 }
 _FINISH_REASONS: dict[FinishReason, pb.FinishReason] = {
     "stop": pb.FINISH_REASON_STOP,
@@ -85,7 +96,7 @@ def to_status(error: ServiceError) -> Status:
 
 
 def to_body(request: pb.GenerateRequest) -> dict[str, Any]:
-    """The fields of a request as a JSON client would have sent them. Raises `InvalidRequest` for a schema that is no JSON."""
+    """The fields of a request as a JSON client would have sent them. Raises `InvalidRequest` for JSON in it that is none."""
     body = _said(request, *_PLAIN_FIELDS) | _input(request)
     if request.logit_bias:
         body["logit_bias"] = {str(token): bias for token, bias in request.logit_bias.items()}
@@ -95,6 +106,12 @@ def to_body(request: pb.GenerateRequest) -> dict[str, Any]:
         body["stop_token_ids"] = list(request.stop_token_ids)
     if request.HasField("response_format"):
         body["response_format"] = _response_format(request.response_format)
+    if request.tools:
+        body["tools"] = [_tool(tool, place) for place, tool in enumerate(request.tools)]
+    if request.HasField("tool_choice"):
+        body["tool_choice"] = _tool_choice(request.tool_choice)
+    if request.HasField("chat_template_kwargs"):
+        body["chat_template_kwargs"] = _json(request.chat_template_kwargs, "chat_template_kwargs")
     if request.on_disconnect != pb.ON_DISCONNECT_UNSPECIFIED:
         # A number that this version has no name for is refused like a word that it does not know.
         body["on_disconnect"] = _ON_DISCONNECT.get(request.on_disconnect, request.on_disconnect)
@@ -113,13 +130,48 @@ def _input(request: pb.GenerateRequest) -> dict[str, Any]:
 
 
 def _message(message: pb.ChatMessage) -> dict[str, Any]:
-    said = _said(message, "role")
+    said = _said(message, "role", "reasoning", "tool_call_id", "name")
+    if message.tool_calls:
+        said["tool_calls"] = [
+            _said(call, "id") | {"function": _said(call, "name", "arguments")} for call in message.tool_calls
+        ]
     content = message.WhichOneof("content")
     if content == "text":
         said["content"] = message.text
     elif content == "parts":
         said["content"] = [{"type": "text"} | _said(part, "text") for part in message.parts.parts]
     return said
+
+
+def _tool(tool: pb.Tool, place: int) -> dict[str, Any]:
+    said = _said(tool, "name", "description", "strict")
+    if tool.HasField("parameters"):
+        said["parameters"] = _json(tool.parameters, f"tools[{place}].function.parameters")
+    return {"function": said}
+
+
+def _tool_choice(choice: pb.ToolChoice) -> object:
+    kind = choice.WhichOneof("choice")
+    if kind == "function":
+        return _named(choice.function)
+    if kind == "allowed_tools":
+        allowed: dict[str, Any] = {"tools": [_named(name) for name in choice.allowed_tools.names]}
+        if choice.allowed_tools.mode != pb.TOOL_MODE_UNSPECIFIED:
+            allowed["mode"] = _TOOL_MODES.get(choice.allowed_tools.mode, choice.allowed_tools.mode)
+        return {"type": "allowed_tools", "allowed_tools": allowed}
+    # A number that this version has no name for is refused like a word that it does not know.
+    return _TOOL_MODES.get(choice.mode, choice.mode) if choice.mode else None
+
+
+def _named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+def _json(text: str, field: str) -> object:
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except ValueError:
+        raise InvalidRequest(f"{field} is not valid JSON.", param=field) from None
 
 
 def _response_format(message: pb.ResponseFormat) -> dict[str, Any]:
@@ -129,10 +181,7 @@ def _response_format(message: pb.ResponseFormat) -> dict[str, Any]:
     if kind == "json_schema":
         said = _said(message.json_schema, "name")
         if message.json_schema.HasField("schema"):
-            try:
-                said["schema"] = from_json(message.json_schema.schema, allow_inf_nan=False)
-            except ValueError:
-                raise InvalidRequest(f"{_SCHEMA} is not valid JSON.", param=_SCHEMA) from None
+            said["schema"] = _json(message.json_schema.schema, _SCHEMA)
         return {"type": kind, "json_schema": said}
     if kind == "regex":
         return {"type": kind} | _said(message.regex, "pattern")

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 QUOTE = "\U000f0000"
 FIRST_MARK = 0xF0001
 
+SCHEMA_WORDS = frozenset(
+    "additionalProperties allOf anyOf const default description enum format items nullable oneOf properties required title "
+    "type".split()
+)
+
 
 class ControlTokens:
     """The control tokens of a tokenizer: its special tokens, and its other added tokens that `template` names."""
@@ -58,7 +63,7 @@ class ControlTokens:
 
     def encode_rendered(self, rendered: str, marks: Marks) -> list[int]:
         """The ids of what a template has made of marked texts."""
-        return encoded(self._tokenizer, self._names.sub(self._alias, rendered).replace(marks.mark, ""))
+        return encoded(self._tokenizer, marks.removed(self._names.sub(self._alias, rendered)))
 
     def encode_text(self, text: str) -> list[int]:
         """The ids of a text in which the names of special tokens are text."""
@@ -72,9 +77,18 @@ class ControlTokens:
 
 
 def unused_character(texts: Iterable[str]) -> str:
-    """One that occurs in none of the texts."""
+    """One that occurs in none of the texts, nor does its escape sequence of JSON."""
+    texts = list(texts)
     used = set().union(*texts)
-    return next(character for character in map(chr, count(FIRST_MARK)) if character not in used)
+    return next(
+        character
+        for character in map(chr, count(FIRST_MARK))
+        if character not in used and not any(_escaped(character) in text for text in texts)
+    )
+
+
+def _escaped(character: str) -> str:
+    return json.dumps(character)[1:-1]
 
 
 def strings_in(value: Any) -> Iterator[str]:
@@ -94,19 +108,30 @@ class Marks:
 
     def __init__(self, mark: str, beginnings: Iterable[str]) -> None:
         self.mark = mark
+        self._escaped = _escaped(mark)
         self._table = str.maketrans({character: character + mark for character in beginnings})
 
     def put(self, text: str) -> MarkedText:
         return MarkedText(text.translate(self._table), self)
 
+    def removed(self, text: str) -> str:
+        """`text` without the marks, also where a template has written it as JSON of ASCII only."""
+        return text.replace(self.mark, "").replace(self._escaped, "")
+
     def put_all(self, value: Any) -> Any:
-        """`value`, which is made of what JSON has, with marks in each of its strings."""
+        """`value`, which is made of what JSON has, with marks in each of its strings but the words of JSON Schema.
+
+        Templates look for these, which a name with marks is not, and none of them is the name of a control token.
+        """
         if isinstance(value, str):
             return self.put(value)
         if isinstance(value, list):
             return [self.put_all(item) for item in value]
         if isinstance(value, dict):
-            return {self.put(key): self.put_all(item) for key, item in value.items()}
+            return {
+                key if key in SCHEMA_WORDS else self.put(key): self.put_all(item)
+                for key, item in value.items()
+            }
         return value
 
 
@@ -154,7 +179,8 @@ def _marked_result(result: Any, marks: Marks) -> Any:
 
 
 for _name in (
-    "__contains__ __getitem__ capitalize casefold count endswith find index lower lstrip partition removeprefix removesuffix "
+    "__contains__ __eq__ __getitem__ __ne__ "
+    "capitalize casefold count endswith find index lower lstrip partition removeprefix removesuffix "
     "replace rfind rindex rpartition rsplit rstrip split splitlines startswith strip swapcase title upper"
 ).split():
     setattr(MarkedText, _name, _method(_name))

@@ -5,25 +5,21 @@ The tokenizers are never changed, so that several threads can use them at the sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
-import jinja2
 import msgspec
 
-from app.context import check_length, prompt_field, truncated
+from app.context import check_length, check_tools, prompt_field, truncated
 from app.errors import InvalidRequest, PromptTooLong
 from app.ports import ModelCard
 from app.schema.requests import GenerationRequest, Message
 from app.settings import ModelSettings
 from deployments.model.files import bare_copy, describe, load_transformers_tokenizer, model_path
+from deployments.tokenizer.chat_template import ChatTemplate, as_it_is, tools_of
 from deployments.tokenizer.control_tokens import ControlTokens, encoded, strings_in, unused_character
 
 MIN_CHARACTERS_PER_TOKEN = 16
 """What a token may stand for at least, also where the vocabulary has no token so long: a normalizer can join characters."""
-
-RESERVED = {"continue_final_message", "chat_template"}
-"""What is no variable of a template, though other servers take it as one."""
 
 
 class PromptEncoder:
@@ -31,11 +27,16 @@ class PromptEncoder:
 
     def __init__(self, settings: ModelSettings) -> None:
         self._tokenizer = load_transformers_tokenizer(model_path(settings))
-        self.card: ModelCard = describe(settings, self._tokenizer)
+        self._template = ChatTemplate(self._tokenizer, settings.name)
+        self.card: ModelCard = msgspec.structs.replace(
+            describe(settings, self._tokenizer), shows_tools=self._template.shows_tools
+        )
         self._plain = bare_copy(self.card.tokenizer_json)
-        template = self._tokenizer.get_chat_template() if self.card.has_chat_template else ""
-        self._control_tokens = ControlTokens(self.card.tokenizer_json, template)
+        self._control_tokens = ControlTokens(self.card.tokenizer_json, self._template.source)
         self._parses_messages = settings.control_tokens_in_messages == "parse"
+        # The token before every prompt, if there is one.
+        added = encoded(self._plain, "", add_special_tokens=True)[:1]
+        self._bos = added if added == [self._tokenizer.bos_token_id] else []
         longest_token = max(map(len, self._plain.get_vocab()))
         self._max_characters = self.card.max_model_len_tokens * max(longest_token, MIN_CHARACTERS_PER_TOKEN)
 
@@ -48,12 +49,15 @@ class PromptEncoder:
         if request.prompt_token_ids is not None:
             return list(request.prompt_token_ids)
         if request.messages is not None:
-            self._check_length(sum(len(message.content) for message in request.messages), "messages")
+            check_tools(request, self.card)
+            self._check_length(sum(map(len, _texts(request, request.messages))), "messages")
             ids = self._encode_chat(request, request.messages)
         else:
             text = request.prompt or ""
             self._check_length(len(text), "prompt")
             ids = encoded(self._plain, text, add_special_tokens=request.add_special_tokens)
+            if request.add_special_tokens and self._bos and ids[:2] == self._bos * 2:
+                del ids[0]  # the prompt spells out what was added
         ids = truncated(ids, request, self.card)
         # Here already, so that no long list is sent for nothing.
         check_length(ids, self.card.max_model_len_tokens - 1, prompt_field(request))
@@ -64,22 +68,26 @@ class PromptEncoder:
         self._check_length(len(text), "text")
         return self._control_tokens.encode_text(text)
 
-    def _encode_chat(self, request: GenerationRequest, messages: tuple[Message, ...]) -> list[int]:
-        turns: list[dict[str, Any]] = [msgspec.to_builtins(message) for message in messages]
-        variables = request.chat_template_kwargs
-        texts = [*(message.content for message in messages), *strings_in(variables)]
+    def _encode_chat(self, request: GenerationRequest, messages: Sequence[Message]) -> list[int]:
+        texts = _texts(request, messages)
         end = ""
         if request.continue_final_message:
             # Marks where the last message ends; what the template writes after it is left out.
             end = unused_character(texts)
-            turns[-1]["content"] += end
+            last = messages[-1]
+            messages = [*messages[:-1], msgspec.structs.replace(last, content=last.content + end)]
             texts.append(end)
         marks = None
+        put = as_it_is
         if not self._parses_messages and self._control_tokens.can_be_named(texts):
             marks = self._control_tokens.marks(texts)
-            turns = [turn | {"content": marks.put(turn["content"])} for turn in turns]
-            variables = {name: marks.put_all(value) for name, value in variables.items()}
-        rendered = self._render(turns, variables, add_generation_prompt=request.add_generation_prompt)
+            put = marks.put_all
+        rendered = self._template.render(
+            self._template.turns(messages, put),
+            tools_of(request.tools, put) if request.tools else None,
+            {name: put(value) for name, value in request.chat_template_kwargs.items()},
+            add_generation_prompt=request.add_generation_prompt,
+        )
         if end:
             rendered, found, _ = rendered.rpartition(end)
             if not found:
@@ -99,33 +107,14 @@ class PromptEncoder:
                 param=field,
             )
 
-    def _render(
-        self, turns: list[dict[str, Any]], variables: Mapping[str, Any], *, add_generation_prompt: bool
-    ) -> str:
-        if not self.card.has_chat_template:
-            raise InvalidRequest(
-                f"The model {self.card.name} has no chat template; send a prompt.", param="messages"
-            )
-        own = {
-            **self._tokenizer.special_tokens_map,
-            "messages": turns,
-            "tools": None,
-            "add_generation_prompt": add_generation_prompt,
-        }
-        taken = sorted(variables.keys() & (own.keys() | RESERVED))
-        if taken:
-            raise InvalidRequest(
-                f"chat_template_kwargs can't have {taken[0]}.", param=f"chat_template_kwargs.{taken[0]}"
-            )
-        from transformers.utils.chat_template_utils import _compile_jinja_template
 
-        try:
-            # As `apply_chat_template` does, which would make plain strings of the contents.
-            template = _compile_jinja_template(self._tokenizer.get_chat_template())
-            return str(template.render({"documents": None, **variables, **own}))
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
-            # A template speaks to the user only through `raise_exception`, which is a plain TemplateError.
-            reason = f": {error}" if type(error) is jinja2.TemplateError else "."
-            raise InvalidRequest(
-                f"The model's chat template refuses these messages{reason}", param="messages"
-            ) from error
+def _texts(request: GenerationRequest, messages: Sequence[Message]) -> list[str]:
+    """All that the client has written of a chat."""
+    texts = [*strings_in(request.chat_template_kwargs)]
+    for tool in request.tools:
+        texts += [tool.name, tool.description, *strings_in(tool.parameters)]
+    for message in messages:
+        texts += [message.content, message.reasoning, message.tool_call_id or "", message.name or ""]
+        for call in message.tool_calls:
+            texts += [call.id, call.name, call.arguments]
+    return texts

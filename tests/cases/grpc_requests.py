@@ -20,7 +20,8 @@ _ON_DISCONNECT = {
     "grace": pb.ON_DISCONNECT_GRACE,
     "continue": pb.ON_DISCONNECT_CONTINUE,
 }
-_UNKNOWN_ON_DISCONNECT = 77
+_MODES = {"none": pb.TOOL_MODE_NONE, "auto": pb.TOOL_MODE_AUTO, "required": pb.TOOL_MODE_REQUIRED}
+_UNKNOWN = 77
 
 
 class Inexpressible(Exception):
@@ -53,7 +54,13 @@ def _field(name: str, value: Any) -> Any:
             _key(token): _typed(FieldDescriptor.TYPE_DOUBLE, bias) for token, bias in _dict(value).items()
         }
     if name == "on_disconnect":
-        return _ON_DISCONNECT.get(value, _UNKNOWN_ON_DISCONNECT)
+        return _ON_DISCONNECT.get(value, _UNKNOWN)
+    if name == "tools":
+        return [_tool(_dict(tool)) for tool in _list(value)]
+    if name == "tool_choice":
+        return _tool_choice(value)
+    if name == "chat_template_kwargs":
+        return json.dumps(_dict(value))
     if name == "response_format":
         return _response_format(_dict(value))
     field = pb.GenerateRequest.DESCRIPTOR.fields_by_name.get(name)
@@ -91,6 +98,12 @@ def _message(message: Any) -> pb.ChatMessage:
     for name, value in _dict(message).items():
         if name == "role":
             said.role = value
+        elif name == "tool_calls":
+            said.tool_calls.extend(_call(_dict(call)) for call in _list(value))
+        elif name in ("reasoning", "tool_call_id", "name"):
+            setattr(said, name, value)
+        elif name == "content" and value is None and "tool_calls" in message:
+            continue
         elif name == "content" and isinstance(value, list):
             said.parts.SetInParent()
             said.parts.parts.extend(_part(part) for part in value)
@@ -105,6 +118,41 @@ def _part(part: dict[str, Any]) -> pb.TextPart:
     if part.keys() - {"type", "text"} or part.get("type") != "text":
         raise Inexpressible
     return pb.TextPart(text=part.get("text"))
+
+
+def _call(call: dict[str, Any]) -> pb.ToolCall:
+    function = _only(call, "id", "type", "function").get("function")
+    if "function" not in call:
+        raise Inexpressible
+    return pb.ToolCall(id=call.get("id"), **_only(_dict(function), "name", "arguments"))
+
+
+def _tool(tool: dict[str, Any]) -> pb.Tool:
+    function = _only(_dict(tool.get("function")), "name", "description", "parameters", "strict")
+    _only(tool, "type", "function")
+    if "parameters" in function:
+        function = function | {"parameters": json.dumps(function["parameters"])}
+    return pb.Tool(**function)
+
+
+def _only(value: dict[str, Any], *names: str) -> dict[str, Any]:
+    if value.keys() - set(names) or value.get("type", "function") != "function":
+        raise Inexpressible
+    return value
+
+
+def _tool_choice(choice: Any) -> pb.ToolChoice:
+    if isinstance(choice, str):
+        return pb.ToolChoice(mode=_MODES.get(choice, _UNKNOWN))  # type: ignore[arg-type]
+    if _dict(choice).get("type") == "allowed_tools":
+        allowed = choice["allowed_tools"]
+        names = [tool["function"]["name"] for tool in allowed["tools"]]
+        mode = _MODES.get(allowed.get("mode", "auto"), _UNKNOWN)
+        return pb.ToolChoice(allowed_tools=pb.AllowedTools(mode=mode, names=names))  # type: ignore[arg-type]
+    function = _only(choice, "type", "function").get("function")
+    if not function:
+        raise Inexpressible
+    return pb.ToolChoice(function=function["name"])
 
 
 def _response_format(value: dict[str, Any]) -> pb.ResponseFormat:

@@ -17,6 +17,31 @@ def _with(prompt: dict[str, Any], cases: list[tuple[str, dict[str, Any], str | N
 
 
 MESSAGES = [{"role": "user", "content": "Hello."}]
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
+def _answered(calls: Any) -> dict[str, Any]:
+    """A chat in which the assistant has made these calls."""
+    return {"messages": [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": calls}]}
+
+
+def _answer(call: Any) -> dict[str, Any]:
+    return _answered([call])
+
+
+def _offered(**function: Any) -> dict[str, Any]:
+    return {"tools": [{"type": "function", "function": function}]}
+
+
+def _allowed(*names: str, mode: str = "auto") -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def _nested(levels: int) -> dict[str, Any]:
+    return {} if levels == 0 else {"items": _nested(levels - 1)}
+
 
 # What every dialect refuses, in fields that all of them have.
 _SHARED: list[tuple[str, dict[str, Any], str | None, str]] = [
@@ -139,8 +164,126 @@ _CHAT: list[tuple[str, dict[str, Any], str | None, str]] = [
         "messages[0].content[0].text",
         "is required",
     ),
-    ("tool", {"messages": [{"role": "tool", "content": "5"}]}, "messages[0].role", "tools are not available"),
     ("role", {"messages": [{"role": "critic", "content": "5"}]}, "messages[0].role", "must be one of system"),
+    (
+        "calls_of_a_user",
+        {"messages": [*MESSAGES, {"role": "user", "content": "a", "tool_calls": [CALL]}]},
+        "messages[1].tool_calls",
+        "only allowed in a message of the role assistant",
+    ),
+    ("call_string", _answer("f"), "messages[1].tool_calls[0]", "must be an object"),
+    ("calls_object", _answered({"a": 1}), "messages[1].tool_calls", "must be a list"),
+    ("calls_many", _answered([CALL] * 257), "messages[1].tool_calls", "at most 256 entries"),
+    ("call_empty", _answer({}), "messages[1].tool_calls[0].function", "is required"),
+    (
+        "call_custom",
+        _answer(CALL | {"type": "custom"}),
+        "messages[1].tool_calls[0].type",
+        "must be function",
+    ),
+    ("call_id", _answer(CALL | {"id": 5}), "messages[1].tool_calls[0].id", "must be a string"),
+    (
+        "call_unnamed",
+        _answer({"id": "1", "function": {"arguments": "{}"}}),
+        "messages[1].tool_calls[0].function.name",
+        "is required",
+    ),
+    (
+        "call_arguments",
+        _answer({"id": "1", "function": {"name": "f", "arguments": 5}}),
+        "messages[1].tool_calls[0].function.arguments",
+        "must be a string",
+    ),
+    ("tools_object", {"tools": {}}, "tools", "must be a list"),
+    ("tools_many", {"tools": [TOOL] * 513}, "tools", "at most 512 entries"),
+    ("tool_string", {"tools": ["f"]}, "tools[0]", "must be an object"),
+    ("tool_without_function", {"tools": [{"type": "function"}]}, "tools[0].function", "is required"),
+    ("tool_type", {"tools": [TOOL, {"type": "web_search"}]}, "tools[1].type", "must be function"),
+    ("tool_unnamed", _offered(description="a"), "tools[0].function.name", "is required"),
+    ("tool_name", _offered(name="a b"), "tools[0].function.name", "must be 1 to 64 letters, digits, _ and -"),
+    ("tool_name_long", _offered(name="a" * 65), "tools[0].function.name", "must be 1 to 64 letters"),
+    ("tool_name_line", _offered(name="a\n"), "tools[0].function.name", "must be 1 to 64 letters"),
+    ("tool_twice", {"tools": [TOOL, TOOL]}, "tools[1].function.name", "must differ from the names"),
+    ("parameters_list", _offered(name="f", parameters=[]), "tools[0].function.parameters", "be an object"),
+    (
+        "parameters_deep",
+        _offered(name="f", parameters=_nested(65)),
+        "tools[0].function.parameters",
+        "at most 64 levels",
+    ),
+    (
+        "parameters_long",
+        _offered(name="f", parameters={"a": "b" * 262_144}),
+        "tools[0].function.parameters",
+        "at most 262144 characters",
+    ),
+    (
+        "parameters_number",
+        _offered(name="f", parameters={"maximum": 2**70}),
+        "tools[0].function.parameters",
+        "a number that is too large",
+    ),
+    ("strict_string", _offered(name="f", strict="yes"), "tools[0].function.strict", "must be true or false"),
+    (
+        "choice_word",
+        {"tools": [TOOL], "tool_choice": "any"},
+        "tool_choice",
+        "must be one of none, auto or required",
+    ),
+    ("choice_number", {"tools": [TOOL], "tool_choice": 5}, "tool_choice", "must be one of none"),
+    ("choice_alone", {"tool_choice": "required"}, "tool_choice", "is only allowed with tools"),
+    ("choice_empty", {"tools": [TOOL], "tool_choice": {}}, "tool_choice.function", "is required"),
+    (
+        "choice_type",
+        {"tools": [TOOL], "tool_choice": {"type": "custom", "custom": {"name": "f"}}},
+        "tool_choice.type",
+        "must be function",
+    ),
+    (
+        "choice_unnamed",
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {}}},
+        "tool_choice.function.name",
+        "is required",
+    ),
+    (
+        "choice_of_another",
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+        "tool_choice.function.name",
+        "must be the name of one of the tools",
+    ),
+    (
+        "allowed_none",
+        {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"tools": []}}},
+        "tool_choice.allowed_tools.tools",
+        "must not be empty",
+    ),
+    (
+        "allowed_mode",
+        {"tools": [TOOL], "tool_choice": _allowed("f", mode="none")},
+        "tool_choice.allowed_tools.mode",
+        "must be one of auto or required",
+    ),
+    (
+        "allowed_other",
+        {"tools": [TOOL], "tool_choice": _allowed("f", "g")},
+        "tool_choice.allowed_tools.tools[1].function.name",
+        "must be the name of one of the tools",
+    ),
+    ("parallel", {"parallel_tool_calls": 1}, "parallel_tool_calls", "must be true or false"),
+    ("include_reasoning", {"include_reasoning": "no"}, "include_reasoning", "must be true or false"),
+    (
+        "both_beginnings",
+        {"continue_final_message": True, "add_generation_prompt": True},
+        "continue_final_message",
+        "only allowed without add_generation_prompt",
+    ),
+    (
+        "huge_variable",
+        {"chat_template_kwargs": {"a": [2**70]}},
+        "chat_template_kwargs",
+        "a number that is too large",
+    ),
+    ("truncate", {"truncate_prompt_tokens": 0}, "truncate_prompt_tokens", "-1 or at least 1"),
 ]
 
 NATIVE: list[Refused] = [
@@ -159,15 +302,57 @@ NATIVE: list[Refused] = [
     Refused("unknown_null", {"prompt": "a", "best": None}, "best", "is not a field of this request"),
     Refused(
         "unknown_in_message",
-        {"messages": [{"role": "user", "content": "a", "name": "b"}]},
-        "messages[0].name",
+        {"messages": [{"role": "user", "content": "a", "weight": 1}]},
+        "messages[0].weight",
         "is not a field of this request",
+    ),
+    Refused(
+        "unknown_in_call",
+        _answer(CALL | {"index": 0}),
+        "messages[1].tool_calls[0].index",
+        "is not a field of this request",
+    ),
+    Refused(
+        "unknown_in_function",
+        {"messages": MESSAGES, "tools": [{"function": {"name": "f", "returns": {}}}]},
+        "tools[0].function.returns",
+        "is not a field of this request",
+    ),
+    Refused(
+        "arguments_object",
+        _answer({"id": "1", "function": {"name": "f", "arguments": {}}}),
+        "messages[1].tool_calls[0].function.arguments",
+        "must be a string",
+    ),
+    Refused(
+        "reasoning_of_a_user",
+        {"messages": [{"role": "user", "content": "a", "reasoning": "b"}]},
+        "messages[0].reasoning",
+        "only allowed in a message of the role assistant",
+    ),
+    Refused(
+        "call_id_of_a_user",
+        {"messages": [{"role": "user", "content": "a", "tool_call_id": "b"}]},
+        "messages[0].tool_call_id",
+        "only allowed in a message of the role tool",
+    ),
+    Refused(
+        "function", {"messages": [{"role": "function", "content": "a"}]}, "messages[0].role", "must be one of"
+    ),
+    *(
+        Refused(f"{name}_of_a_prompt", {"prompt": "a", name: value}, name, "is only allowed with messages")
+        for name, value in (
+            ("tools", [TOOL]),
+            ("tool_choice", "required"),
+            ("chat_template_kwargs", {"a": 1}),
+            ("continue_final_message", True),
+        )
     ),
     Refused("detach", {"prompt": "a", "detach": "yes"}, "detach", "must be true or false"),
     Refused("logprobs_high", {"prompt": "a", "logprobs": 21}, "logprobs", "at most 20"),
     Refused("logprobs_bool", {"prompt": "a", "logprobs": True}, "logprobs", "must be an integer"),
     *_with({"prompt": "a"}, _SHARED),
-    *_with({}, _CHAT),
+    *_with({"messages": MESSAGES}, _CHAT),
 ]
 
 CHAT: list[Refused] = [
@@ -196,38 +381,31 @@ CHAT: list[Refused] = [
         "differ; send one",
     ),
     Refused(
-        "tool_calls",
-        {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]},
-        "messages[0].tool_calls",
+        "functions", {"messages": MESSAGES, "functions": [{}]}, "functions", "not supported; send tools."
+    ),
+    Refused(
+        "function_call",
+        {"messages": MESSAGES, "function_call": {"name": "f"}},
+        "function_call",
+        "not supported; send tool_choice.",
+    ),
+    Refused(
+        "audio_in_a_message",
+        {"messages": [{"role": "assistant", "audio": {"id": "a"}}]},
+        "messages[0].audio",
         "is not supported yet",
     ),
     Refused(
-        "tools", {"messages": MESSAGES, "tools": [{"type": "function"}]}, "tools", "is not supported yet"
+        "reasoning_content",
+        {"messages": [{"role": "assistant", "content": "a", "reasoning_content": []}]},
+        "messages[0].reasoning_content",
+        "must be a string",
     ),
-    Refused(
-        "tool_choice",
-        {"messages": MESSAGES, "tool_choice": "required"},
-        "tool_choice",
-        "is not supported yet",
-    ),
-    Refused("functions", {"messages": MESSAGES, "functions": [{}]}, "functions", "is not supported yet"),
     Refused(
         "audio", {"messages": MESSAGES, "modalities": ["text", "audio"]}, "modalities", "is not supported yet"
     ),
     Refused(
-        "both_beginnings",
-        {"messages": MESSAGES, "continue_final_message": True, "add_generation_prompt": True},
-        "continue_final_message",
-        "only allowed without add_generation_prompt",
-    ),
-    Refused(
         "thinking", {"messages": MESSAGES, "thinking": {"type": "deep"}}, "thinking.type", "must be one of"
-    ),
-    Refused(
-        "huge_variable",
-        {"messages": MESSAGES, "chat_template_kwargs": {"a": [2**70]}},
-        "chat_template_kwargs",
-        "a number that is too large",
     ),
     *(
         Refused(name, {"messages": MESSAGES, name: value}, name, f"{name} is not supported yet.")
@@ -236,20 +414,13 @@ CHAT: list[Refused] = [
             ("skip_special_tokens", False),
             ("moderation", {"model": "omni-moderation-latest"}),
             ("priority", 1),
-            ("include_reasoning", False),
             ("documents", [{"text": "a"}]),
             ("grammar", "root ::= 'a'"),
         )
     ),
-    Refused(
-        "truncate",
-        {"messages": MESSAGES, "truncate_prompt_tokens": 0},
-        "truncate_prompt_tokens",
-        "-1 or at least 1",
-    ),
     Refused("guided", {"messages": MESSAGES, "guided_json": {}}, "guided_json", "is not supported yet"),
     *_with({"messages": MESSAGES}, _SHARED),
-    *_with({}, _CHAT),
+    *_with({"messages": MESSAGES}, _CHAT),
 ]
 
 COMPLETION: list[Refused] = [

@@ -114,6 +114,7 @@ class FakeTokenizer:
             vocab_size=128,
             tokenizer_json=letters().to_str(),
             has_chat_template=True,
+            shows_tools=True,
         )
         self.refusal: ServiceError | None = None
         self.encoded: list[GenerationRequest] = []

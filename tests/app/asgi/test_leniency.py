@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.app.asgi.test_application import World, check_error, live
@@ -22,6 +23,22 @@ def test_the_first_message_of_each_product_gets_an_answer(product: str) -> None:
             assert b"error" not in response.content
         else:
             assert response.json()["choices"][0]["message"]["content"] == "ok"
+
+    live(test)
+
+
+def test_tools_that_the_model_would_not_be_shown_are_refused_before_anything_is_encoded() -> None:
+    async def test(world: World) -> None:
+        model = world.models["letters"]
+        model.card = msgspec.structs.replace(world.tokenizer.card, shows_tools=False)
+        tools = [{"type": "function", "function": {"name": "f"}}]
+        for path in ("/v1/chat/completions", "/v1/streams", "/tokenize"):
+            response = await world.post(path, {"messages": HELLO, "tools": tools})
+            check_error(response, 400, "invalid_request", "tools")
+            assert "The model letters has no tools" in response.json()["error"]["message"]
+            body = {"messages": HELLO, "tools": tools, "tool_choice": "none", "stream": False}
+            assert (await world.post(path, body)).status_code == 200
+        assert all(not asked.tools for asked in world.tokenizer.encoded)
 
     live(test)
 
@@ -113,6 +130,18 @@ def test_more_tokens_than_the_context_takes_are_not_decoded() -> None:
     async def test(world: World) -> None:
         response = await world.post("/detokenize", {"tokens": [104] * 65})
         check_error(response, 400, "context_length_exceeded", "tokens")
+
+    live(test)
+
+
+def test_tokens_and_models_are_json_without_raw_separators() -> None:
+    async def test(world: World) -> None:
+        model = world.models["letters"]
+        model.card = msgspec.structs.replace(world.tokenizer.card, owned_by="a\u2028b\u2029c\x85d")
+        for path in ("/v1/models", "/v1/models/letters"):
+            assert b'"a\\u2028b\\u2029c\\u0085d"' in (await world.client.get(path)).content
+        text = await world.post("/detokenize", {"tokens": [104]})
+        assert (text.content, text.headers["content-type"]) == (b'{"prompt":"h"}', "application/json")
 
     live(test)
 

@@ -160,7 +160,7 @@ def test_chat_messages_may_carry_what_other_servers_read() -> None:
     request = chat(
         messages=[{"role": "user", "content": [part], "name": "Ann", "tool_calls": None, "refusal": None}]
     )
-    assert request.messages == (Message("user", "Hello."),)
+    assert request.messages == (Message("user", "Hello.", name="Ann"),)
 
 
 def test_the_model_may_be_left_out_when_there_is_one() -> None:
@@ -267,7 +267,7 @@ def test_openai_fields_that_ask_for_nothing_are_taken() -> None:
 
 def test_tools_that_are_not_to_be_used_change_nothing() -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
-    assert chat(tools=[tool], tool_choice="none") == chat()
+    assert chat(tools=[tool], tool_choice="none") == chat(tool_choice="none")
     assert chat(functions=[{"name": "f"}], function_call="none") == chat()
 
 

@@ -160,6 +160,91 @@ BODIES: list[tuple[pb.GenerateRequest, dict[str, Any]]] = [
     ),
     (pb.GenerateRequest(messages=pb.Chat()), {"messages": []}),
     (
+        pb.GenerateRequest(
+            messages=pb.Chat(
+                messages=[
+                    pb.ChatMessage(
+                        role="assistant",
+                        reasoning="Hm.",
+                        tool_calls=[pb.ToolCall(id="1", name="f", arguments='{"a":1}'), pb.ToolCall()],
+                    ),
+                    pb.ChatMessage(role="tool", text="5", tool_call_id="1", name="f"),
+                ]
+            )
+        ),
+        {
+            "messages": [
+                {
+                    "role": "assistant",
+                    "reasoning": "Hm.",
+                    "tool_calls": [
+                        {"id": "1", "function": {"name": "f", "arguments": '{"a":1}'}},
+                        {"function": {}},
+                    ],
+                },
+                {"role": "tool", "content": "5", "tool_call_id": "1", "name": "f"},
+            ]
+        },
+    ),
+    (
+        pb.GenerateRequest(
+            tools=[
+                pb.Tool(name="f", description="F.", parameters='{"type":"object"}', strict=False),
+                pb.Tool(),
+            ],
+            parallel_tool_calls=False,
+            include_reasoning=False,
+            chat_template_kwargs='{"enable_thinking":false}',
+            add_generation_prompt=False,
+            continue_final_message=True,
+            add_special_tokens=False,
+            truncate_prompt_tokens=-1,
+        ),
+        {
+            "tools": [
+                {
+                    "function": {
+                        "name": "f",
+                        "description": "F.",
+                        "parameters": {"type": "object"},
+                        "strict": False,
+                    }
+                },
+                {"function": {}},
+            ],
+            "parallel_tool_calls": False,
+            "include_reasoning": False,
+            "chat_template_kwargs": {"enable_thinking": False},
+            "add_generation_prompt": False,
+            "continue_final_message": True,
+            "add_special_tokens": False,
+            "truncate_prompt_tokens": -1,
+        },
+    ),
+    *(
+        (pb.GenerateRequest(tool_choice=choice), {"tool_choice": said})
+        for choice, said in (
+            (pb.ToolChoice(), None),
+            (pb.ToolChoice(mode=pb.TOOL_MODE_UNSPECIFIED), None),
+            (pb.ToolChoice(mode=pb.TOOL_MODE_NONE), "none"),
+            (pb.ToolChoice(mode=pb.TOOL_MODE_AUTO), "auto"),
+            (pb.ToolChoice(mode=pb.TOOL_MODE_REQUIRED), "required"),
+            (pb.ToolChoice(mode=77), 77),  # type: ignore[arg-type]
+            (pb.ToolChoice(function="f"), {"type": "function", "function": {"name": "f"}}),
+            (
+                pb.ToolChoice(allowed_tools=pb.AllowedTools(names=["f"])),
+                {
+                    "type": "allowed_tools",
+                    "allowed_tools": {"tools": [{"type": "function", "function": {"name": "f"}}]},
+                },
+            ),
+            (
+                pb.ToolChoice(allowed_tools=pb.AllowedTools(mode=pb.TOOL_MODE_REQUIRED)),
+                {"type": "allowed_tools", "allowed_tools": {"tools": [], "mode": "required"}},
+            ),
+        )
+    ),
+    (
         pb.GenerateRequest(logit_bias={5: -1.5, -1: 2.0}, stop=["a", ""], stop_token_ids=[9]),
         {"logit_bias": {"5": -1.5, "-1": 2.0}, "stop": ["a", ""], "stop_token_ids": [9]},
     ),
@@ -218,6 +303,16 @@ def test_a_schema_that_is_no_json_is_refused_by_its_name(schema: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         to_body(pb.GenerateRequest(response_format=wanted))
     assert refusal.value.param == "response_format.json_schema.schema"
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"a":NaN}', '{"a":1} {}', "[" * 10_000])
+def test_json_in_a_field_that_is_none_is_refused_by_its_name(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="is not valid JSON") as refusal:
+        to_body(pb.GenerateRequest(chat_template_kwargs=text))
+    assert refusal.value.param == "chat_template_kwargs"
+    with pytest.raises(InvalidRequest, match="is not valid JSON") as refusal:
+        to_body(pb.GenerateRequest(tools=[pb.Tool(), pb.Tool(name="f", parameters=text)]))
+    assert refusal.value.param == "tools[1].function.parameters"
 
 
 MESSAGES: list[tuple[pb.ClientMessage, dict[str, Any]]] = [

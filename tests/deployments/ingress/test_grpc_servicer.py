@@ -35,12 +35,16 @@ INEXPRESSIBLE = {
     *("stop_number", "stop_entry_number", "stop_token_ids_single", "n_bool", "max_tokens_string"),
     *("ignore_eos_number", "return_token_ids_string", "stream_string", "format_string"),
     *("messages_string", "message_string", "content_number", "content_null"),
+    *("call_string", "calls_object", "call_empty", "call_id", "call_arguments", "arguments_object"),
+    *("tools_object", "tool_string", "tool_without_function", "strict_string"),
+    *("choice_number", "choice_empty", "choice_unnamed", "parallel", "include_reasoning"),
     # a string instead of a list
     "stop_long",
     # beyond 64 bits, no Unicode, no integer as a key
     *("seed_high", "seed_low", "prompt_surrogate", "logit_bias_key", "logit_bias_padded_key"),
     # no such field, no such kind, two of a kind that there is one of
     *("unknown", "unknown_null", "unknown_in_message", "two_prompts", "format_unknown", "image_part"),
+    *("unknown_in_call", "unknown_in_function", "call_custom", "tool_type", "choice_type"),
 }
 
 

@@ -161,7 +161,7 @@ def test_other_messages_get_the_ids_of_the_whole_text(
     make: Callable[[], tokenizers.Tokenizer], tmp_path: Path, text: str
 ) -> None:
     encoder = encoder_of(tmp_path, make())
-    whole = encoder._render([{"role": "user", "content": text}], {}, add_generation_prompt=True)
+    whole = encoder._template.render([{"role": "user", "content": text}], add_generation_prompt=True)
     assert encoder.encode(chat(text)) == encoder._plain.encode(whole, add_special_tokens=False).ids
 
 
@@ -208,7 +208,7 @@ def test_a_template_works_on_marked_text_as_on_any(tmp_path: Path, operation: st
     )
     encoder = encoder_of(tmp_path, byte_level(), template)
     ids = encoder.encode(chat(text))
-    rendered = encoder._render([{"role": "user", "content": text}], {}, add_generation_prompt=True)
+    rendered = encoder._template.render([{"role": "user", "content": text}], add_generation_prompt=True)
     assert encoder._plain.decode(ids, skip_special_tokens=False) == rendered
     assert len(control_ids(encoder, ids)) == 2
 
@@ -235,7 +235,7 @@ def test_rendering_is_that_of_transformers(tmp_path: Path) -> None:
     encoder = encoder_of(tmp_path, byte_level(), template)
     turns = [{"role": "user", "content": "a < b"}]
     wanted = encoder._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    assert encoder._render(turns, {}, add_generation_prompt=True) == wanted
+    assert encoder._template.render(turns, add_generation_prompt=True) == wanted
 
 
 def test_marks_are_characters_that_no_text_has() -> None:
@@ -245,7 +245,7 @@ def test_marks_are_characters_that_no_text_has() -> None:
     assert marks.mark == "\U000f0003"
     ids = encoder.encode(chat(*texts))
     assert all(text in encoder._plain.decode(ids, skip_special_tokens=False) for text in texts)
-    assert str(Marks("_", "<").put("a<b<")) == "a<_b<_"
+    assert "".join(Marks("_", "<").put("a<b<")) == "a<_b<_"
 
 
 def test_the_embedded_model_gets_one_turn_from_one_message() -> None:

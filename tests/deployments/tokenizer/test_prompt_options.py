@@ -112,6 +112,13 @@ def test_a_prompt_without_special_tokens(encoder: PromptEncoder) -> None:
     assert encoder.encode(prompt("<|bos|>Once", add_special_tokens=False)) == ids_of("<|bos|>Once")
 
 
+def test_a_beginning_that_the_prompt_spells_out_is_not_put_before_it_again(encoder: PromptEncoder) -> None:
+    assert encoder.encode(prompt("<|bos|>Once")) == ids_of("<|bos|>Once")
+    assert encoder.encode(prompt("<|bos|><|bos|>Once")) == ids_of("<|bos|><|bos|>Once")
+    assert encoder.encode(prompt("Once<|bos|>")) == ids_of("<|bos|>Once<|bos|>")
+    assert encoder.encode(prompt(" <|bos|>")) == ids_of("<|bos|> <|bos|>")
+
+
 def test_of_a_prompt_the_last_tokens_stay(encoder: PromptEncoder) -> None:
     whole = encoder.encode(prompt("Once upon a time there was a fox"))
     assert encoder.encode(prompt("Once upon a time there was a fox", truncate_prompt_tokens=2)) == whole[-2:]

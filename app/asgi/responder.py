@@ -11,7 +11,7 @@ import msgspec
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message, Receive
+from starlette.types import Receive
 
 from app.admission import HeldBodies
 from app.asgi.parameters import LAST_EVENT_ID
@@ -75,15 +75,11 @@ class Responder:
         self._service.owner_of(http.headers)  # who may not call is refused before the body is read
         limits = self._settings.limits
         with self._held_bodies.permit() as count:
-
-            async def receive() -> Message:
-                message = await http.receive()
-                count(len(message.get("body", b"")))
-                return message
-
-            counted = Request(http.scope, receive)
             raw = await read_json(
-                counted, max_bytes=limits.max_body_bytes, timeout_s=limits.reader_stall_timeout_s
+                http,
+                max_bytes=limits.max_body_bytes,
+                timeout_s=limits.reader_stall_timeout_s,
+                count=count,
             )
             yield parse_body(body_type, raw)
 

@@ -50,22 +50,25 @@ class Quota:
         self._streams: dict[str, int] = {}
 
     @contextmanager
-    def permit(self, owner: str, *, accepted: bool = False) -> Iterator[None]:
-        """One more stream of `owner`; raises `TooManyStreams`. Leaving the context takes it back.
+    def permit(self, owner: str, streams: int = 1, *, accepted: bool = False) -> Iterator[None]:
+        """So many more streams of `owner`; raises `TooManyStreams`. Leaving the context takes them back.
 
         A stream that was `accepted` before is never refused.
         """
         running = self._streams.get(owner, 0)
-        if not accepted and running >= self._max_streams:
+        if not accepted and running + streams > self._max_streams:
             raise TooManyStreams(
-                f"This key already has {running} running streams, the maximum.",
+                f"This key already has {running} running streams, the maximum."
+                if running >= self._max_streams
+                else f"This key has {running} running streams, and {streams} more would exceed the maximum of "
+                f"{self._max_streams}.",
                 retry_after_s=RETRY_AFTER_S,
             )
-        self._streams[owner] = running + 1
+        self._streams[owner] = running + streams
         try:
             yield
         finally:
-            self._streams[owner] -= 1
+            self._streams[owner] -= streams
             if not self._streams[owner]:
                 del self._streams[owner]
 

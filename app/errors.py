@@ -15,6 +15,7 @@
     ├── StreamExpired             410  start again: the stream is past its retention
     ├── BodyTooLarge              413  send less
     ├── UnsupportedMediaType      415  send application/json
+    │   └── UnsupportedEncoding   415  send the body in an encoding that the server knows
     ├── TooManyStreams            429  wait until a stream of this key has ended
     ├── TooManyReaders            429  wait until a reader of this stream has left
     ├── RequestTimeout            408  allow more time, or ask for less
@@ -192,6 +193,12 @@ class UnsupportedMediaType(ServiceError):
     http_status = 415
     grpc_status = "INVALID_ARGUMENT"
     ws_close_code = 1008
+
+
+class UnsupportedEncoding(UnsupportedMediaType):
+    """The body is packed in a way that is not known here."""
+
+    code = "unsupported_content_encoding"
 
 
 class TooManyStreams(ServiceError):

@@ -11,7 +11,7 @@ import itertools
 import logging
 import secrets
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 
 import msgspec
@@ -33,6 +33,7 @@ from app.models import Models
 from app.ports import Clock, Generation
 from app.recovery import Recovery, Trial, Trials
 from app.schema.requests import GenerationRequest
+from app.schema.sampling import drawn_seed
 from app.settings import Settings
 from app.streams.audience import Audience
 from app.streams.recorder import Recorder
@@ -142,6 +143,12 @@ class Producer:
                 self.audience.left(opening.stream)
             raise
 
+    def check_room(self, requests: Sequence[GenerationRequest], owner: str) -> None:
+        """Raises what refuses streams of one model now, if all were started. What another request takes meanwhile is not held."""
+        model = self._models.named(requests[0].model)
+        with self._reserved(owner, model, sum(request.n for request in requests), streams=len(requests)):
+            pass
+
     async def _live(
         self, request: GenerationRequest, owner: str, idempotency: Idempotency | None, opening: Opening
     ) -> None:
@@ -172,14 +179,16 @@ class Producer:
 
     @contextmanager
     def _reserved(
-        self, owner: str, model: Model, sequences: int, *, accepted: bool = False
+        self, owner: str, model: Model, sequences: int, *, streams: int = 1, accepted: bool = False
     ) -> Iterator[None]:
-        """A place in the owner's quota and in the model. Raises `TooManyStreams` and `Overloaded`, but not when `accepted`.
+        """Places for `streams` in the owner's quota, and for `sequences` in the model.
+
+        Raises `TooManyStreams` and `Overloaded`, but not when `accepted`.
 
         A stream without an owner has no quota: where keys are needed, its caller is code in the cluster.
         """
         counted = self._quota if owner != NOBODY else None
-        quota = counted.permit(owner, accepted=accepted) if counted else nullcontext()
+        quota = counted.permit(owner, streams, accepted=accepted) if counted else nullcontext()
         with quota, model.admission.permit(sequences, model.generator.capacity, accepted=accepted):
             yield
 
@@ -190,7 +199,7 @@ class Producer:
         created_s = self._clock.time()
         given = truncated(list(request.prompt_token_ids or ()), request, card)
         prompt = given or await model.tokenizer.encode(request)
-        seed = secrets.randbits(53) if request.seed is None else request.seed
+        seed = drawn_seed() if request.seed is None else request.seed
         return StreamRecord(
             id=f"st_{secrets.token_hex(16)}",
             owner=owner,

@@ -102,6 +102,30 @@ class GenerationService:
         except StartedBefore as earlier:
             return await self._follower.find(earlier.stream_id, owner)
 
+    async def start_all(self, requests: Sequence[GenerationRequest], owner: str = "") -> list[Stream]:
+        """Starts streams of one model that belong together: all of them or, with the first error that prevents one, none.
+
+        Returns and raises as `start` does. A caller that is cancelled leaves nothing, or streams that their last reader has left.
+        """
+        self._check_open()
+        self._producer.check_room(requests, owner)
+        starting = [asyncio.ensure_future(self._producer.start(request, owner, None)) for request in requests]
+        try:
+            await asyncio.wait(starting)
+        except asyncio.CancelledError:
+            for start in starting:
+                start.cancel()
+            await asyncio.gather(*starting, return_exceptions=True)
+            for stream in _started(starting):
+                self._producer.audience.left(stream)
+            raise
+        errors = [error for start in starting if (error := start.exception()) is not None]
+        if errors:
+            for stream in _started(starting):
+                stream.cancel()
+            raise errors[0]
+        return _started(starting)
+
     async def read(
         self, stream: Stream, after: str | None = None, window_tokens: int | None = None
     ) -> Reader:
@@ -280,3 +304,8 @@ class GenerationService:
 def _ahead_tokens(stream: Stream) -> int:
     """How far a reader may be ahead of what is known here without a wait."""
     return MAX_UNSTORED_TOKENS if stream.may_lag else 0
+
+
+def _started(starting: Sequence[asyncio.Future[Stream]]) -> list[Stream]:
+    """The streams that have been started."""
+    return [start.result() for start in starting if not start.cancelled() and start.exception() is None]

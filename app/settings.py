@@ -106,9 +106,8 @@ Origin = Annotated[
 
 
 class IngressSettings(_Section):
-    """`allowed_origins`: web pages that may open a WebSocket besides the server's own, as `scheme://host[:port]`, or `*`.
-
-    `max_websockets` are open in one process.
+    """`allowed_origins`: web pages that may call over HTTP (CORS) and WebSocket besides the server's own, as `scheme://host[:port]`,
+    or `*`. `max_websockets` are open in one process.
     """
 
     replicas: PositiveInt = 1

@@ -12,6 +12,7 @@ from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 
 from app.asgi import websocket_endpoint
+from app.asgi.cross_origin import CrossOrigin
 from app.asgi.documentation import render
 from app.asgi.endpoints import HealthEndpoint, ModelEndpoints, StreamEndpoints
 from app.asgi.error_response import (
@@ -63,6 +64,7 @@ class Application(FastAPI):
             },
         )
         self._echo_request_id = echo_request_id
+        self._allowed_origins = service.settings.ingress.allowed_origins
         responder = Responder(service)
         StreamEndpoints(service, responder).add_to(self._routes)
         OpenAIEndpoints(responder).add_to(self._routes)
@@ -80,7 +82,10 @@ class Application(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """The framework's layers inside the boundary, which must see what none of them handled."""
-        return RequestBoundary(super().build_middleware_stack(), echo_request_id=self._echo_request_id)
+        stack = super().build_middleware_stack()
+        if self._allowed_origins:
+            stack = CrossOrigin(stack, self._allowed_origins)
+        return RequestBoundary(stack, echo_request_id=self._echo_request_id)
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, made once."""

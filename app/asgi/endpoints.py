@@ -104,9 +104,10 @@ class StreamEndpoints:
             location = f"{request.scope.get('root_path', '')}/v1/streams/{stream.id}"
             headers = {"location": location, "x-stream-id": stream.id}
             return JSONResponse(DetachedStream(stream=stream.id), status_code=202, headers=headers)
+        source = await self._responder.read([stream])
         if body.stream:
-            return await self._responder.streamed_native(stream)
-        return await self._responder.folded(stream, native.Fold(), request)
+            return self._responder.streamed_native(source)
+        return await self._responder.folded(source, native.Fold(), request)
 
     async def read_stream(
         self, request: Request, id: str, last_event_id: LastEventId = None, after: After = None

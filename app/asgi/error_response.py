@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.asgi.content_encoding import ACCEPTED
 from app.errors import (
     BodyTooLarge,
     InternalError,
@@ -16,6 +17,7 @@ from app.errors import (
     MethodNotAllowed,
     NotFound,
     ServiceError,
+    UnsupportedEncoding,
     UnsupportedMediaType,
 )
 from app.wire.json_text import json_bytes
@@ -44,6 +46,8 @@ def error_response(
         headers["retry-after"] = str(error.retry_after_s or _RETRY_AFTER_S)
     if status == _UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, UnsupportedEncoding):
+        headers["accept-encoding"] = ACCEPTED
     if status in _RETRIED_STATUSES and not error.retryable:
         headers["x-should-retry"] = "false"
     return Response(json_bytes(error.body()), status, headers, media_type="application/json")

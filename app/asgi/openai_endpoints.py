@@ -63,10 +63,11 @@ class OpenAIEndpoints:
         """
         async with self._responder.body(request, ChatCompletionBody) as body:
             stream = await self._responder.start(request, body, idempotency_key)
+        source = await self._responder.read([stream])
         if body.stream:
             encoder = ChatStreamEncoder(n=stream.request.n, options=body.stream_options)
-            return await self._responder.streamed(stream, encoder)
-        return await self._responder.folded(stream, ChatFold(), request)
+            return self._responder.streamed(source, encoder)
+        return await self._responder.folded(source, ChatFold(), request)
 
     async def create_completion(self, request: Request, idempotency_key: IdempotencyKey = None) -> Response:
         """Continues a text (OpenAI dialect).
@@ -74,10 +75,13 @@ class OpenAIEndpoints:
         Unknown fields are ignored. `stream: true` gives chunks as server-sent events, then `[DONE]`.
         """
         async with self._responder.body(request, CompletionBody) as body:
-            stream = await self._responder.start(request, body, idempotency_key)
+            streams, openings = await self._responder.start_all(request, body, idempotency_key)
+        source = await self._responder.read(streams, openings)
         if body.stream:
             encoder = CompletionStreamEncoder(
-                n=stream.request.n, options=body.stream_options, piece_lengths=stream.piece_lengths
+                n=len(streams) * streams[0].request.n,
+                options=body.stream_options,
+                piece_lengths=source.piece_lengths,
             )
-            return await self._responder.streamed(stream, encoder)
-        return await self._responder.folded(stream, CompletionFold(stream.piece_lengths), request)
+            return self._responder.streamed(source, encoder)
+        return await self._responder.folded(source, CompletionFold(source.piece_lengths), request)

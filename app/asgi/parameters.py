@@ -20,6 +20,7 @@ from app.errors import (
     StreamExpired,
     StreamNotFound,
     TooManyStreams,
+    UnsupportedEncoding,
     UnsupportedMediaType,
 )
 from app.idempotency import HEADER as IDEMPOTENCY_KEY
@@ -53,6 +54,7 @@ ENCODING = (
     RequestTimeout,
     BodyTooLarge,
     UnsupportedMediaType,
+    UnsupportedEncoding,
     Overloaded,
     GeneratorUnavailable,
 )

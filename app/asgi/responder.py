@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -11,20 +11,23 @@ import msgspec
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message, Receive
+from starlette.types import Receive
 
 from app.admission import HeldBodies
 from app.asgi.json_response import JSONResponse
 from app.asgi.parameters import LAST_EVENT_ID
 from app.asgi.request_body import read_json
 from app.asgi.stream_response import StreamResponse, disconnected, head_of
-from app.errors import InvalidCursor, NotFound
+from app.errors import InvalidCursor, InvalidRequest, NotFound
+from app.idempotency import HEADER as IDEMPOTENCY_KEY
 from app.idempotency import checked_key, idempotency_of
 from app.schema.frames import Frame
 from app.schema.requests import GenerationRequest
 from app.service import GenerationService
 from app.settings import LimitsSettings
 from app.streams.cursor import EventId
+from app.streams.frame_source import FrameSource
+from app.streams.joint_reader import JointReader
 from app.streams.reader import Reader
 from app.streams.stream import Stream
 from app.validation import parse_body
@@ -45,6 +48,17 @@ class RequestBody(Protocol):
         ...
 
     def to_request(self, limits: LimitsSettings, default_model: str | None) -> GenerationRequest: ...
+
+
+class PromptsBody(RequestBody, Protocol):
+    """A validated body with a prompt or several."""
+
+    @property
+    def echo(self) -> bool:
+        """Whether each choice begins with its prompt."""
+        ...
+
+    def to_requests(self, limits: LimitsSettings, default_model: str | None) -> list[GenerationRequest]: ...
 
 
 class Fold(Protocol):
@@ -75,15 +89,11 @@ class Responder:
         self._service.owner_of(http.headers)  # who may not call is refused before the body is read
         limits = self._settings.limits
         with self._held_bodies.permit() as count:
-
-            async def receive() -> Message:
-                message = await http.receive()
-                count(len(message.get("body", b"")))
-                return message
-
-            counted = Request(http.scope, receive)
             raw = await read_json(
-                counted, max_bytes=limits.max_body_bytes, timeout_s=limits.reader_stall_timeout_s
+                http,
+                max_bytes=limits.max_body_bytes,
+                timeout_s=limits.reader_stall_timeout_s,
+                count=count,
             )
             yield parse_body(body_type, raw)
 
@@ -102,6 +112,28 @@ class Responder:
             request = msgspec.structs.replace(request, on_disconnect="grace")
         return await self._service.start(request, owner, idempotency_of(key, http.url.path, request))
 
+    async def start_all(
+        self, http: Request, body: PromptsBody, idempotency_key: str | None
+    ) -> tuple[list[Stream], list[str]]:
+        """The streams that `body` asks for, one for each prompt, all or none, and the texts that their choices begin with.
+
+        Raises the `ServiceError` that prevents one of them.
+        """
+        requests = body.to_requests(self._settings.limits, self._settings.default_model)
+        openings = [await self._prompt_text(request) for request in requests] if body.echo else []
+        if len(requests) == 1:
+            return [await self.start(http, body, idempotency_key)], openings
+        if idempotency_key is not None:
+            raise InvalidRequest(
+                f"{IDEMPOTENCY_KEY} is for one prompt, and there are {len(requests)}.", param=IDEMPOTENCY_KEY
+            )
+        return await self._service.start_all(requests, self._service.owner_of(http.headers)), openings
+
+    async def _prompt_text(self, request: GenerationRequest) -> str:
+        if request.prompt is not None:
+            return request.prompt
+        return await self._service.decode(request.model, request.prompt_token_ids or ())
+
     async def refuse_embeddings(self, request: Request) -> Response:
         """Clients that find chats here look for embeddings at the same place. Raises `NotFound`."""
         self._service.owner_of(request.headers)
@@ -111,13 +143,30 @@ class Responder:
             "/v1/streams."
         )
 
-    async def streamed(self, stream: Stream, encoder: Encoder) -> Response:
-        """What `start` has given, as it comes. Raises what `GenerationService.read` raises."""
-        return self._events(await self._service.read(stream), encoder)
+    async def read(self, streams: Sequence[Stream], openings: Sequence[str] = ()) -> FrameSource:
+        """What `start` or `start_all` have given, from its start. Raises what `GenerationService.read` raises."""
+        readers: list[Reader] = []
+        try:
+            for stream in streams:
+                readers.append(await self._service.read(stream))
+        except BaseException:
+            for reader in readers:
+                reader.close()
+            raise
+        return readers[0] if len(readers) == 1 and not openings else JointReader(readers, openings)
 
-    async def streamed_native(self, stream: Stream) -> Response:
+    def streamed(self, source: FrameSource, encoder: Encoder) -> Response:
+        """What `read` has given, as it comes."""
+        return StreamResponse(
+            source,
+            encoder,
+            heartbeat_s=self._settings.streams.heartbeat_s,
+            reader_stall_timeout_s=self._settings.limits.reader_stall_timeout_s,
+        )
+
+    def streamed_native(self, source: FrameSource) -> Response:
         """The same as native events."""
-        return self._native_events(await self._service.read(stream))
+        return self.streamed(source, NativeSseEncoder(source.stream_id))
 
     async def resumed(self, http: Request, stream_id: str, after: str | None) -> Response:
         """The stream after the cursor `after`, as native events. Raises what `GenerationService.resume` raises.
@@ -129,7 +178,7 @@ class Responder:
             await self._service.check_reached(stream_id, after or "0", owner)
             return Response(headers=head_of(NativeSseEncoder.media_type, stream_id))
         reader = await self._service.resume(stream_id, after, owner)
-        return self._native_events(reader)
+        return self.streamed_native(reader)
 
     async def returned(self, http: Request, event_id: EventId) -> Response:
         """The stream after an event. After the terminal one nothing comes: 204, which alone stops an EventSource.
@@ -145,27 +194,15 @@ class Responder:
             raise InvalidCursor(error.message, param=LAST_EVENT_ID) from None
         return Response(status_code=_NOTHING_MORE)
 
-    async def folded(self, stream: Stream, fold: Fold, http: Request) -> Response:
-        """The whole stream as one JSON. Raises the `ServiceError` of its error frame, and `Draining`."""
-        result = await _fold(await self._service.read(stream), fold, http.receive)
+    async def folded(self, source: FrameSource, fold: Fold, http: Request) -> Response:
+        """The whole of it as one JSON. Raises the `ServiceError` of its error frame, and `Draining`."""
+        result = await _fold(source, fold, http.receive)
         if result is None:
             return Response(status_code=_CLIENT_GONE)
-        headers = {"x-stream-id": stream.id}
-        return JSONResponse(result, headers=headers)
-
-    def _native_events(self, reader: Reader) -> Response:
-        return self._events(reader, NativeSseEncoder(reader.stream.id))
-
-    def _events(self, reader: Reader, encoder: Encoder) -> Response:
-        return StreamResponse(
-            reader,
-            encoder,
-            heartbeat_s=self._settings.streams.heartbeat_s,
-            reader_stall_timeout_s=self._settings.limits.reader_stall_timeout_s,
-        )
+        return JSONResponse(result, headers={"x-stream-id": source.stream_id})
 
 
-async def _fold(reader: Reader, fold: Fold, receive: Receive) -> Mapping[str, Any] | None:
+async def _fold(reader: FrameSource, fold: Fold, receive: Receive) -> Mapping[str, Any] | None:
     """The fold's result, or None if the client went away first. The reader is closed in any case."""
 
     async def fold_all() -> Mapping[str, Any]:

@@ -4,6 +4,8 @@ Ray Serve passes every ASGI message through closures that look at the head of a 
 thousands of writes between the two they cost as much Python as making the frame does. Where uvicorn is found at the bottom,
 those writes go to it directly; any other `send` is left alone. The chunks of a chunked body can even go straight
 to its transport, which spares each token a message, a coroutine and half a dozen branches.
+
+uvicorn sends every body of unknown length in chunks, which HTTP/1.0 does not have: see `end_with_connection`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ _UVICORN_RESPONSE = "RequestResponseCycle"
 _UVICORN = frozenset({_UVICORN_RESPONSE, "WebSocketsSansIOProtocol"})
 # What must be known of a response to write to its transport.
 _CYCLE = ("chunked_encoding", "disconnected", "flow", "response_complete", "scope", "transport")
+
+# What says how long a response is.
+_LENGTH = ("chunked_encoding", "expected_content_length")
 
 
 def innermost_send(send: Send) -> Send:
@@ -66,6 +71,35 @@ class ChunkedBody:
             return False
         self._write(b"%x\r\n%b\r\n" % (len(body), body))
         return True
+
+
+class _UntilClose(int):
+    """For uvicorn, the length of a body that is as long as it becomes: no part is too long, and nothing is missing."""
+
+    __hash__ = int.__hash__
+
+    def __lt__(self, other: object) -> bool:
+        return False
+
+    def __sub__(self, other: object) -> _UntilClose:
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+def end_with_connection(send: Send) -> None:
+    """Has the body of a response that has not begun end with its connection, not in chunks, if uvicorn's `send` is under `send`.
+
+    For a response without a length to an HTTP/1.0 client, whose connection uvicorn closes after it.
+    """
+    cycle: Any = getattr(innermost_send(send), "__self__", None)
+    if type(cycle).__name__ == _UVICORN_RESPONSE and all(hasattr(cycle, name) for name in _LENGTH):
+        cycle.chunked_encoding = False
+        cycle.expected_content_length = _UntilClose()
 
 
 def chunked_body(send: Send) -> ChunkedBody | None:

@@ -29,7 +29,7 @@ from app.asgi.outlet import Outlet
 from app.asgi.server_send import chunked_body, innermost_send
 from app.errors import InternalError
 from app.schema.frames import error_frame
-from app.streams.reader import Reader
+from app.streams.frame_source import FrameSource
 from app.wire.encoder import Encoder
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class StreamResponse(Response):
 
     def __init__(
         self,
-        reader: Reader,
+        reader: FrameSource,
         encoder: Encoder,
         *,
         heartbeat_s: float,
@@ -56,7 +56,7 @@ class StreamResponse(Response):
         self._encoder = encoder
         self._heartbeat_s = heartbeat_s
         self._reader_stall_timeout_s = reader_stall_timeout_s
-        self.init_headers(head_of(encoder.media_type, reader.stream.id))
+        self.init_headers(head_of(encoder.media_type, reader.stream_id))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         head = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
@@ -87,7 +87,7 @@ class Delivery:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: FrameSource,
         encoder: Encoder,
         send: Send,
         *,
@@ -155,7 +155,7 @@ class Delivery:
             self._cursor = frames[-1].cursor
             return self._encoder.encode(frames)
         except Exception:
-            logger.exception("the frames of stream %s could not be made", self._reader.stream.id)
+            logger.exception("the frames of stream %s could not be made", self._reader.stream_id)
             self._broken = True
             return self._failure()
 
@@ -164,7 +164,7 @@ class Delivery:
         try:
             return self._encoder.encode([error_frame(self._cursor, error)])
         except Exception:
-            logger.exception("the error of stream %s could not be written: cutting", self._reader.stream.id)
+            logger.exception("the error of stream %s could not be written: cutting", self._reader.stream_id)
             return b""
 
     def _write(self, body: bytes, *, last: bool = False) -> None:
@@ -193,7 +193,7 @@ class Delivery:
         self._wrote_s = self._loop.time()
 
     def _note_stalled(self) -> None:
-        logger.info("the reader of stream %s stands still: cutting its connection", self._reader.stream.id)
+        logger.info("the reader of stream %s stands still: cutting its connection", self._reader.stream_id)
 
     def _beat(self) -> None:
         """Writes a heartbeat if there was nothing else to write, and sees when the next may be due."""
@@ -211,7 +211,7 @@ class Delivery:
             await disconnected(receive)
         except Exception:
             logger.exception(
-                "lost track of the client of stream %s: receive() failed", self._reader.stream.id
+                "lost track of the client of stream %s: receive() failed", self._reader.stream_id
             )
         self._outlet.end()
 

@@ -97,11 +97,11 @@ StopStrings = Annotated[
 ]
 
 
-def _signed_seed(seed: int) -> int:
+def signed_seed(seed: int) -> int:
     return seed - 2**64 if seed >= 2**63 else seed
 
 
-Seed = Annotated[int, Field(ge=-(2**63), le=2**64 - 1), AfterValidator(_signed_seed)]
+Seed = Annotated[int, Field(ge=-(2**63), le=2**64 - 1), AfterValidator(signed_seed)]
 Logprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
 MaxTokens = Annotated[int, Field(ge=1)]
 

@@ -6,16 +6,18 @@ are refused by name, never dropped. Both bodies become the same request as a nat
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, TypedDict
 
 import msgspec
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from app.errors import InvalidRequest
 from app.schema.chat_fields import ChatFields, SomeOrAll
-from app.schema.fields import Fields, GenerationFields, Logprobs, TokenIds, field_error
+from app.schema.fields import Fields, GenerationFields, Logprobs, TokenIds, field_error, signed_seed
 from app.schema.messages import OpenAIChatMessages, to_messages
 from app.schema.requests import GenerationRequest, OnDisconnect
+from app.schema.sampling import drawn_seed
 from app.schema.tool_fields import OpenAITools
 from app.settings import LimitsSettings
 
@@ -32,7 +34,6 @@ _UNAVAILABLE: dict[str, tuple[object, ...]] = {
     "modalities": (["text"], []),
     "web_search_options": (),
     "suffix": ("",),
-    "echo": (False,),
     "use_beam_search": (False,),
     "prompt_logprobs": (0, False),
     "allowed_token_ids": ([],),
@@ -191,23 +192,21 @@ class ChatCompletionBody(_OpenAIBody, ChatFields):
         return variables | self.chat_template_kwargs
 
 
-def _one_prompt(value: object) -> object:
-    """A list of one prompt is that prompt."""
-    if not isinstance(value, list) or not value or not isinstance(value[0], str | list):
-        return value
-    if len(value) > 1:
-        raise field_error("must be one prompt: send a request for each")
-    return value[0]
+def _kind_of_prompt(value: object) -> str:
+    """Text, token ids, or a list of either, by the first element."""
+    if not isinstance(value, list):
+        return "text"
+    first = value[0] if value else None
+    return "texts" if isinstance(first, str) else "id_lists" if isinstance(first, list) else "ids"
 
 
-def _text_or_ids(value: object) -> str:
-    return "ids" if isinstance(value, list) else "text"
-
-
+Text = Annotated[str, Field(min_length=1)]
 CompletionPrompt = Annotated[
-    Annotated[str, Field(min_length=1), Tag("text")] | Annotated[TokenIds, Tag("ids")],
-    Discriminator(_text_or_ids),
-    BeforeValidator(_one_prompt, json_schema_input_type=str | list[int] | list[str] | list[list[int]]),
+    Annotated[Text, Tag("text")]
+    | Annotated[TokenIds, Tag("ids")]
+    | Annotated[list[Text], Field(fail_fast=True), Tag("texts")]
+    | Annotated[list[TokenIds], Field(fail_fast=True), Tag("id_lists")],
+    Discriminator(_kind_of_prompt),
 ]
 
 
@@ -220,7 +219,10 @@ class CompletionBody(_OpenAIBody):
         }
     )
 
-    prompt: CompletionPrompt = Field(description="One text, or one list of token ids; also as a list of one.")
+    prompt: CompletionPrompt = Field(
+        description="A text, a list of token ids, or a list of either: then choice i of prompt p has the index p * n + i."
+    )
+    echo: bool = Field(default=False, description="Each choice begins with its prompt. Not with logprobs.")
     max_tokens: SomeOrAll = Field(
         default=COMPLETION_MAX_TOKENS, description="How many tokens at most; -1: all that the context leaves."
     )
@@ -233,13 +235,20 @@ class CompletionBody(_OpenAIBody):
     )
 
     def to_request(self, limits: LimitsSettings, default_model: str | None) -> GenerationRequest:
-        """The request that this body asks for; `default_model` is the only model's name, or None if there are several.
+        """The request for the first prompt; `default_model` is the only model's name, or None if there are several.
 
         Raises `InvalidRequest` for what contradicts itself, exceeds `limits` or is not supported.
         """
         self._check_dialect()
         if self.best_of not in (None, self.n):
             raise InvalidRequest("best_of is only supported when it equals n.", param="best_of")
+        if self.echo and self.logprobs is not None:
+            raise InvalidRequest(
+                "echo is not supported with logprobs: there are no log probabilities of the prompt's tokens.",
+                param="echo",
+            )
+        if self.echo and self.truncate_prompt_tokens is not None:
+            raise InvalidRequest("echo is not supported with truncate_prompt_tokens.", param="echo")
         request = self._request(
             limits,
             default_model,
@@ -248,11 +257,47 @@ class CompletionBody(_OpenAIBody):
             logprobs=self.logprobs,
             on_disconnect=self.on_disconnect,
             stream=self.stream,
-            prompt=self.prompt if isinstance(self.prompt, str) else None,
-            prompt_token_ids=None if isinstance(self.prompt, str) else tuple(self.prompt),
+            **_prompt_fields(self.prompts[0]),
         )
         return msgspec.structs.replace(
             request,
             add_special_tokens=self.add_special_tokens,
             truncate_prompt_tokens=self.truncate_prompt_tokens,
         )
+
+    def to_requests(self, limits: LimitsSettings, default_model: str | None) -> list[GenerationRequest]:
+        """A request for each prompt. Those of several prompts have seeds that follow one another. Raises as `to_request` does."""
+        first = self.to_request(limits, default_model)
+        prompts = self.prompts
+        if len(prompts) == 1:
+            return [first]
+        if len(prompts) > limits.max_streams_per_connection:
+            raise InvalidRequest(
+                f"prompt must be at most {limits.max_streams_per_connection} prompts "
+                f"(limits.max_streams_per_connection), and is {len(prompts)}.",
+                param="prompt",
+            )
+        seed = drawn_seed() if first.seed is None else first.seed
+        return [
+            msgspec.structs.replace(first, seed=signed_seed(seed + number), **_prompt_fields(prompt))
+            for number, prompt in enumerate(prompts)
+        ]
+
+    @property
+    def prompts(self) -> Sequence[str | Sequence[int]]:
+        """The prompts, each a text or token ids."""
+        prompt = self.prompt
+        if isinstance(prompt, str) or isinstance(prompt[0], int):
+            return [prompt]
+        return prompt
+
+
+class _PromptFields(TypedDict):
+    prompt: str | None
+    prompt_token_ids: tuple[int, ...] | None
+
+
+def _prompt_fields(prompt: str | Sequence[int]) -> _PromptFields:
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "prompt_token_ids": None}
+    return {"prompt": None, "prompt_token_ids": tuple(prompt)}

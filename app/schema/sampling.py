@@ -5,9 +5,16 @@ Ranges are checked once, at the edge (`app.schema.requests`); the engine relies 
 
 from __future__ import annotations
 
+import secrets
+
 import msgspec
 
 MAX_LOGPROBS = 20
+
+
+def drawn_seed() -> int:
+    """A seed for a request that has none. JavaScript, too, reads it as it is: it has 53 bits."""
+    return secrets.randbits(53)
 
 
 class SamplingDefaults(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,30 +6,23 @@ What a reader has not taken stays in the stream as tokens, so a reader that is s
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
-from app.errors import InvalidCursor, draining
+from app.errors import InvalidCursor
 from app.schema.frames import Delta, Frame
 from app.streams.cursor import check_reached, format_cursor, parse_cursor
+from app.streams.frame_source import FrameSource
 from app.streams.window import Window
-from app.wakeup import Wakeup
 
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
-
     from app.streams.choice import Choice
     from app.streams.stream import Stream
 
 
-class Reader:
-    """One follower of a stream. `on_ready` is called, synchronously, whenever there may be something new to take.
+class Reader(FrameSource):
+    """One follower of a stream.
 
     With a `window` it takes no more tokens than that allows beyond those that were acknowledged, and hears of no others.
-
-    `ended`: it has taken the terminal frame. `cut`: it gets nothing more from this process, though the stream has not ended; its
-    connection must not look as if it had, so that whoever reads resumes elsewhere.
     """
 
     def __init__(
@@ -42,10 +35,8 @@ class Reader:
         window_tokens: int | None = None,
     ) -> None:
         check_reached(positions, stream.counts, ahead_tokens=ahead_tokens)
+        super().__init__(stream.id)
         self.stream = stream
-        self.ended = False
-        self.cut = False
-        self.on_ready: Callable[[], None] | None = None
         self.window = None if window_tokens is None else Window(positions, window_tokens)
         self._positions = positions
         self._started = resumed
@@ -148,21 +139,9 @@ class Reader:
             return len(choices[0].token_ids) - self._positions[0]
         return sum(len(choice.token_ids) - choice.silent_end for choice in choices) - sum(self._positions)
 
-    async def frames(self) -> AsyncGenerator[Frame, None]:
-        """The frames from here to the terminal one, as they come. Closes the reader at the end, also under cancellation.
-
-        Raises `Draining` when the reader is cut off.
-        """
-        ready = self.on_ready = Wakeup()
-        with self:
-            while not self.ended:
-                taken = self.take()
-                for frame in taken:
-                    yield frame
-                if self.cut:
-                    raise draining()
-                if not taken:
-                    await ready.wait()
+    def piece_lengths(self, index: int, begin: int, end: int) -> list[int]:
+        """How many characters each of the tokens from `begin` to before `end` of choice `index` released."""
+        return self.stream.choices[index].piece_lengths(begin, end)
 
     @property
     def cursor(self) -> str:
@@ -179,14 +158,6 @@ class Reader:
         """Takes nothing more. The stream's `on_disconnect` decides what becomes of it when this was its last reader."""
         self.on_ready = None
         self.stream.readers.leave(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _shown(self, choice: Choice) -> int:
         """How far deltas go. A token without text that ended the choice is left to the terminal frame."""

@@ -102,10 +102,6 @@ class Stream:
         if self.ending is None and self.changes.order(change):
             self._make_changes()
 
-    def piece_lengths(self, index: int, begin: int, end: int) -> list[int]:
-        """How many characters each of the tokens from `begin` to before `end` of choice `index` released."""
-        return self.choices[index].piece_lengths(begin, end)
-
     def job(self, ingress: str, key: int) -> Job:
         """What an engine must know to go on from here."""
         steered = [choice.steered for choice in self.choices]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import tests.fakes.quiet_ray  # noqa: F401
-from tests.integration.cluster import Cluster, shipped_config
+from tests.integration.cluster import Cluster, free_ports, shipped_config
 
 SIMULATED = "pace"
 """The name of the simulated model. It has two replicas and makes a token of each stream every 20 ms."""
@@ -17,6 +17,8 @@ SILENT = "silence"
 """The name of another one, whose streams are silent for 63 s before their first token."""
 SINGLE = "single"
 """The name of a third: one sequence at a time, the others wait."""
+[LISTED_PORT] = free_ports(1)
+"""Pages that are loaded from this port may call the server, which is at another."""
 
 
 def integration_config(*, embedded_too: bool = True) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def integration_config(*, embedded_too: bool = True) -> dict[str, Any]:
         "max_waiting_sequences": 4,
     }
     args["models"] = [embedded, simulated, silent, single] if embedded_too else [simulated]
-    args["ingress"] = {"replicas": 2}
+    args["ingress"] = {"replicas": 2, "allowed_origins": [f"http://127.0.0.1:{LISTED_PORT}"]}
     args["streams"]["replica_wait_s"] = 60  # a replica takes longer to start on a busy machine
     return config
 

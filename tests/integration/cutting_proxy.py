@@ -24,14 +24,16 @@ class CuttingProxy:
     `statuses`: of every response so far, by the path. `pages` are the files that it answers by itself, by their path.
     """
 
-    def __init__(self, upstream: str, pages: dict[str, Path], cuts_after_bytes: Sequence[int]) -> None:
+    def __init__(
+        self, upstream: str, pages: dict[str, Path], cuts_after_bytes: Sequence[int], port: int | None = None
+    ) -> None:
         address = urlsplit(upstream)
         self._upstream = (address.hostname, address.port)
         self._pages = pages
         self._cuts_after_bytes = cuts_after_bytes
         self._connections: set[asyncio.Task[None]] = set()
         self.statuses: dict[str, list[int]] = defaultdict(list)
-        [self._port] = free_ports(1)
+        self._port = free_ports(1)[0] if port is None else port
         self.origin = f"http://127.0.0.1:{self._port}"
 
     async def __aenter__(self) -> Self:

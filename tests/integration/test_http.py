@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import json
 import random
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -149,6 +151,41 @@ def test_what_is_refused_has_the_documented_shape(server: Cluster) -> None:
         assert response.status_code == status, response.text
         assert set(response.json()) == {"error"}
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_an_http_1_0_client_gets_no_chunks_through_the_proxy(server: Cluster) -> None:
+    async def main() -> None:
+        address = urlsplit(server.base_url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        content = json.dumps({"model": SIMULATED, "prompt": "Once", "max_tokens": 20}).encode()
+        fields = f"host: x\r\ncontent-type: application/json\r\ncontent-length: {len(content)}"
+        writer.write(f"POST /v1/streams HTTP/1.0\r\n{fields}\r\n\r\n".encode() + content)
+        reads = []
+        while data := await reader.read(65536):
+            reads.append(data)
+        writer.close()
+        head, _, answer = b"".join(reads).partition(b"\r\n\r\n")
+        assert b"transfer-encoding" not in head.lower()
+        assert len(reads) > 5  # as the tokens came
+        assert events(answer.decode())[-1][1]["type"] == "end"
+
+    asyncio.run(main())
+
+
+def test_a_packed_body_and_headers_of_any_bytes_pass_the_proxy(server: Cluster) -> None:
+    content = json.dumps({"model": SIMULATED, "prompt": "Once", "max_tokens": 2, "stream": False}).encode()
+    packed = {"content-type": "application/json", "content-encoding": "gzip"}
+    strange = dict.fromkeys(("x-api-key", "origin", "user-agent", "x-unknown"), "caf\xe9".encode("latin-1"))
+    headers = [(name.encode(), value.encode()) for name, value in packed.items()]
+    headers += [(name.encode(), value) for name, value in strange.items()]
+    answer = httpx.post(f"{server.base_url}/v1/streams", content=gzip.compress(content), headers=headers)
+    assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 2
+    refused = httpx.post(
+        f"{server.base_url}/v1/streams",
+        content=content,
+        headers=[*headers[:1], (b"idempotency-key", b"\xe9")],
+    )
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "Idempotency-Key")
 
 
 def test_health_and_documents(server: Cluster) -> None:

@@ -59,6 +59,22 @@ def test_completions_streamed_and_whole_say_the_same(client: OpenAI) -> None:
     assert whole.choices[0].text and whole.object == "text_completion"
 
 
+def test_several_prompts_have_choices_in_their_order(client: OpenAI) -> None:
+    prompts = ["Once upon a time", "The fox", "A cow"]
+    whole = client.completions.create(model=MODEL, prompt=prompts, max_tokens=12, n=2, seed=3, echo=True)
+    assert [choice.index for choice in whole.choices] == [0, 1, 2, 3, 4, 5]
+    assert all(choice.text.startswith(prompts[choice.index // 2]) for choice in whole.choices)
+    texts = [""] * 6
+    for chunk in client.completions.create(
+        model=MODEL, prompt=prompts, max_tokens=12, n=2, seed=3, echo=True, stream=True
+    ):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+    assert texts == [choice.text for choice in whole.choices]
+    alone = client.completions.create(model=MODEL, prompt=prompts[2], max_tokens=12, n=2, seed=5, echo=True)
+    assert [choice.text for choice in alone.choices] == texts[4:]
+
+
 def test_a_stop_string_ends_the_text_before_it(client: OpenAI) -> None:
     whole = chat(client).choices[0].message.content or ""
     stop = whole[10:16]

@@ -57,7 +57,7 @@ class AnsweringGenerator(FakeGenerator):
 class World:
     """The application over fakes, and a client of it."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, **sections: Any) -> None:
         self.generator = AnsweringGenerator(capacity=10)
         tokenizers = [FakeTokenizer(name) for name in names or ("letters",)]
         self.tokenizer = tokenizers[0]
@@ -68,6 +68,7 @@ class World:
         settings = Settings(
             models=[model.settings for model in self.models.values()],
             limits=Settings().limits.model_copy(update=LIMITS),
+            **sections,
         )
         self.service = GenerationService(
             settings, self.models, memory_store(), ingress="i1", clock=FakeClock()
@@ -79,9 +80,11 @@ class World:
         return await self.client.post(path, json=body, headers=headers)
 
 
-def live(test: Callable[[World], Awaitable[None]], *names: str) -> None:
+def live(test: Callable[[World], Awaitable[None]], *names: str, **sections: Any) -> None:
+    """Runs `test` over models of these names; `sections` are those of the settings."""
+
     async def main() -> None:
-        world = World(*names)
+        world = World(*names, **sections)
         await world.service.load()
         running = asyncio.ensure_future(world.service.run())
         await settle()

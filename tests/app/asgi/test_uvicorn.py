@@ -124,6 +124,45 @@ def test_every_token_is_a_chunk_of_its_own() -> None:
     live(test)
 
 
+@pytest.mark.parametrize("extra", [b"", b"connection: keep-alive\r\n"])
+def test_an_http_1_0_client_gets_no_chunks(extra: bytes) -> None:
+    async def test(world: World) -> None:
+        reader, writer = await world.connect()
+        asked = post({"prompt": "hi", "seed": 1}).replace(b"HTTP/1.1\r\n", b"HTTP/1.0\r\n" + extra)
+        writer.write(asked)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert (
+            b"transfer-encoding" not in head
+            and b"content-length" not in head
+            and b"connection: close" in head
+        )
+        assert (await reader.readuntil(b"\n\n")).startswith(b"id: st_")
+        [generation] = world.generator.generations
+        generation.say("a")
+        assert b'"text":"a"' in await reader.readuntil(b"\n\n")  # at once
+        generation.say("", finish="stop")
+        rest = await reader.read()  # to the end of the connection
+        assert rest.startswith(b"id: st_") and rest.endswith(b"\n\n") and rest.count(b'"type":"end"') == 1
+
+    live(test)
+
+
+@pytest.mark.parametrize("ending", ["whole", "error"])
+def test_an_http_1_0_client_gets_the_length_of_what_has_one(ending: str) -> None:
+    async def test(world: World) -> None:
+        reader, writer = await world.connect()
+        fields: dict[str, object] = {"prompt": "hi", "stream": False, "n": 1 if ending == "whole" else 0}
+        writer.write(post(fields).replace(b"HTTP/1.1\r\n", b"HTTP/1.0\r\n"))
+        if ending == "whole":
+            await until(lambda: bool(world.generator.generations))
+            world.generator.generations[-1].say("ok", finish="length")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert b"content-length: %d\r\n" % len(body) in head and b"transfer-encoding" not in head
+        assert json.loads(body)
+
+    live(test)
+
+
 def test_a_client_that_goes_away_frees_its_place() -> None:
     async def test(world: World) -> None:
         _, writer, generation = await world.start()

@@ -405,3 +405,30 @@ def test_the_schema_for_the_documentation_describes_the_fields(
     assert set(schema["properties"]) == set(body_type.model_fields)
     for example in schema["examples"]:
         parse_object(body_type, example).to_request(LIMITS, "storyteller")
+
+
+def test_several_prompts_are_requests_that_differ_in_prompt_and_seed() -> None:
+    def requests(**fields: Any) -> list[GenerationRequest]:
+        return parse_object(CompletionBody, fields).to_requests(LIMITS, "storyteller")
+
+    assert requests(prompt="a") == requests(prompt=["a"]) == [completion()]
+    assert requests(prompt=[1, 2]) == requests(prompt=[[1, 2]]) == [completion(prompt=[1, 2])]
+    two = requests(prompt=["a", "b"], seed=7)
+    assert [(request.prompt, request.seed) for request in two] == [("a", 7), ("b", 8)]
+    assert msgspec.structs.replace(two[1], prompt="a", seed=7) == two[0] == completion(seed=7)
+    ids = requests(prompt=[[1], [2, 3]], seed=2**63 - 1)
+    assert [(request.prompt, request.prompt_token_ids, request.seed) for request in ids] == [
+        (None, (1,), 2**63 - 1),
+        (None, (2, 3), -(2**63)),
+    ]
+    drawn = [request.seed for request in requests(prompt=["a", "a", "a"])]
+    assert drawn[0] is not None and drawn == [drawn[0], drawn[0] + 1, drawn[0] + 2]
+    assert drawn != [request.seed for request in requests(prompt=["a", "a", "a"])]
+
+
+def test_the_number_of_prompts_is_limited() -> None:
+    most = LIMITS.max_streams_per_connection
+    body = parse_object(CompletionBody, {"prompt": ["a"] * (most + 1)})
+    with pytest.raises(InvalidRequest, match=f"at most {most} prompts") as refusal:
+        body.to_requests(LIMITS, "storyteller")
+    assert refusal.value.param == "prompt"

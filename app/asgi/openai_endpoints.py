@@ -64,9 +64,13 @@ class OpenAIEndpoints:
         async with self._responder.body(request, ChatCompletionBody) as body:
             stream = await self._responder.start(request, body, idempotency_key)
         if body.stream:
-            encoder = ChatStreamEncoder(n=stream.request.n, options=body.stream_options)
+            encoder = ChatStreamEncoder(
+                n=stream.request.n,
+                options=body.stream_options,
+                reasoning_field=self._responder.reasoning_field,
+            )
             return await self._responder.streamed(stream, encoder)
-        return await self._responder.folded(stream, ChatFold(), request)
+        return await self._responder.folded(stream, ChatFold(self._responder.reasoning_field), request)
 
     async def create_completion(self, request: Request, idempotency_key: IdempotencyKey = None) -> Response:
         """Continues a text (OpenAI dialect).

@@ -14,6 +14,9 @@ from app.schema.requests import GenerationRequest
 from app.schema.sampling import SamplingDefaults
 from app.schema.tokens import Job, Steering, TokenBatch
 
+CALLS_FIELD = "tool_calls"
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """What the ingress must know of a model to validate for it and to write its text.
@@ -35,6 +38,18 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     sampling_defaults: SamplingDefaults = SamplingDefaults()
     deterministic: bool = False
     response_template: dict[str, Any] | None = None
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether the model is shown tools, and its calls are found in its output."""
+        fields = self.response_template["fields"] if self.response_template is not None else ()
+        return self.shows_tools and CALLS_FIELD in fields
+
+    @property
+    def reasons(self) -> bool:
+        """Whether reasoning is found in the model's output."""
+        fields = self.response_template["fields"] if self.response_template is not None else ()
+        return any(field in fields for field in REASONING_FIELDS)
 
 
 class Tokenizer(Protocol):

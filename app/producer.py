@@ -210,6 +210,7 @@ class Producer:
             prompt=prompt,
             sampling=fit_sampling(request, prompt, seed, card, self._settings.limits),
             created_s=created_s,
+            parsed=request.messages is not None and card.response_template is not None,
         )
 
     def stream_of(self, record: StreamRecord, model: Model, excerpt: Excerpt | None = None) -> Stream:
@@ -217,7 +218,7 @@ class Producer:
         age_s = self._clock.time() - record.created_s
         stream = Stream(
             record,
-            model.choices(record.request, record.prompt),
+            model.choices(record),
             began_s=self._clock.monotonic() - age_s,
             clock=self._clock,
             window_tokens=self._settings.streams.reader_window_tokens,

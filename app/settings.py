@@ -11,6 +11,10 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 DelaySeconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MIB = 1024 * 1024
+ToolParser = Literal[
+    "hermes", "qwen3_coder", "glm", "llama3_json", "mistral", "deepseek", "kimi", "gpt_oss", "think", "none"
+]
+ReasoningField = Literal["reasoning_content", "reasoning", "both"]
 
 
 class _Section(BaseModel):
@@ -43,9 +47,10 @@ class ModelSettings(_Section):
     `upscale_delay_s`, and shrinks when fewer have been for `downscale_delay_s`. `threads`: those of the CPU in each replica;
     auto is the cores of the machine shared among the generator replicas, and 1 for a small model. `sampling_defaults`: whether
     requests get what they leave out from the model's generation_config.json. `control_tokens_in_messages`: whether names of
-    control tokens in the content of a message are plain text or those tokens. `batch_invariant`: texts don't depend on what
-    else is computed, which costs small models on a CPU some speed. `on_divergence`: what becomes of a stream when its new replica
-    would have chosen another token than one that was sent.
+    control tokens in the content of a message are plain text or those tokens. `tool_parser`: the format in which the model writes
+    reasoning and tool calls; null is the model's own, or the one that its chat template shows. `batch_invariant`: texts don't
+    depend on what else is computed, which costs small models on a CPU some speed. `on_divergence`: what becomes of a stream when
+    its new replica would have chosen another token than one that was sent.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] = (
@@ -58,6 +63,7 @@ class ModelSettings(_Section):
     simulated: SimulatedSettings = SimulatedSettings()
     sampling_defaults: Literal["model", "none"] = "model"
     control_tokens_in_messages: Literal["text", "parse"] = "text"
+    tool_parser: ToolParser | None = None
     max_model_len_tokens: PositiveInt | None = None
     max_running_sequences: PositiveInt = 32
     max_waiting_sequences: PositiveInt = 64
@@ -107,11 +113,13 @@ Origin = Annotated[
 
 class IngressSettings(_Section):
     """`allowed_origins`: web pages that may call over HTTP (CORS) and WebSocket besides the server's own, as `scheme://host[:port]`,
-    or `*`. `max_websockets` are open in one process.
+    or `*`. `max_websockets` are open in one process. `reasoning_field`: in which field the OpenAI dialect has the reasoning of a
+    model.
     """
 
     replicas: PositiveInt = 1
     allowed_origins: list[Origin] = []
+    reasoning_field: ReasoningField = "reasoning_content"
     max_websockets: PositiveInt = 1024
 
 

@@ -46,8 +46,11 @@ if TYPE_CHECKING:
         FinishReason,
         Frame,
         Logprob,
+        Message,
         Start,
         Timings,
+        ToolCall,
+        ToolCallPiece,
         TopLogprob,
         Usage,
     )
@@ -64,7 +67,10 @@ else:
             "AuthenticationFailed ClientError Conflict Expired GenerationFailed InvalidRequest NotAllowed NotFound "
             "NotReachable ProtocolError RateLimited Refused StreamClosed TextMismatch Unavailable"
         ),
-        "frames": "ChoiceEnd Delta End Error ErrorDetail FinishReason Frame Logprob Start Timings TopLogprob Usage",
+        "frames": (
+            "ChoiceEnd Delta End Error ErrorDetail FinishReason Frame Logprob Message Start Timings ToolCall ToolCallPiece "
+            "TopLogprob Usage"
+        ),
         "request": "RequestFields",
         "retry": "RetryPolicy",
         "status": "StreamStatus",
@@ -102,6 +108,7 @@ __all__ = [
     "GenerationStream",
     "InvalidRequest",
     "Logprob",
+    "Message",
     "ModelInfo",
     "NotAllowed",
     "NotFound",
@@ -118,6 +125,8 @@ __all__ = [
     "StreamStatus",
     "TextMismatch",
     "Timings",
+    "ToolCall",
+    "ToolCallPiece",
     "TopLogprob",
     "Unavailable",
     "Usage",

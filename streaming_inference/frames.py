@@ -30,13 +30,16 @@ class Logprob(msgspec.Struct, frozen=True):
     top_logprobs: list[TopLogprob]
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """The tokens of a request. `cached_tokens` of the prompt needed no prefill."""
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The tokens of a request. `cached_tokens` of the prompt needed no prefill; `reasoning_tokens` of the completion are
+    reasoning.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    cached_tokens: int = 0
+    cached_tokens: int = msgspec.field(default_factory=int)  # not `= 0`, which would be left out
+    reasoning_tokens: int = 0
 
 
 class Timings(msgspec.Struct, frozen=True):
@@ -48,12 +51,44 @@ class Timings(msgspec.Struct, frozen=True):
     tokens_per_s: float
 
 
-class ChoiceEnd(msgspec.Struct, frozen=True):
-    """How one choice ended. `stop_reason` is the stop string or the stop token that ended it."""
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call of a tool. `arguments` is JSON as the model wrote it; its end is missing if the output was cut."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class ToolCallPiece(msgspec.Struct, frozen=True):
+    """What one tool call of a choice gained: `arguments` is a piece of it, the rest is the same in each piece.
+
+    `index` is 0, 1, … in each choice.
+    """
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """All that a choice has said, in parts."""
+
+    content: str
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = []
+
+
+class ChoiceEnd(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How one choice ended. `stop_reason` is the stop string or the stop token that ended it.
+
+    `message`: the whole, of a choice whose output is parsed for reasoning or tool calls.
+    """
 
     index: int
     finish_reason: FinishReason
     stop_reason: str | int | None
+    message: Message | None = None
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
@@ -83,7 +118,8 @@ class Start(msgspec.Struct, frozen=True, tag_field="type", tag="start"):
 class Delta(msgspec.Struct, frozen=True, tag_field="type", tag="delta", omit_defaults=True):
     """Text that choice `index` gained with its last `tokens` tokens. The text may be empty; the tokens never are.
 
-    `steered`: the tokens are not the model's; a client added them. Text that was held back may precede theirs.
+    `steered`: the tokens are not the model's; a client added them. Text that was held back may precede theirs. A delta with
+    `reasoning` or a `tool_call` has no text, unless one token has both.
     """
 
     cursor: str
@@ -93,10 +129,14 @@ class Delta(msgspec.Struct, frozen=True, tag_field="type", tag="delta", omit_def
     token_ids: list[int] | None = None
     logprobs: list[Logprob] | None = None
     steered: bool = False
+    reasoning: str = ""
+    tool_call: ToolCallPiece | None = None
 
 
 class End(msgspec.Struct, frozen=True, tag_field="type", tag="end"):
-    """The last frame of a stream that did not fail. `text_sha256` has the hash of the text of each choice."""
+    """The last frame of a stream that did not fail. `text_sha256` has the hash of the text of each choice, which is what its
+    deltas have as `text`: no reasoning, no tool calls.
+    """
 
     cursor: str
     choices: list[ChoiceEnd]

@@ -7,14 +7,28 @@ from dataclasses import dataclass
 
 from streaming_inference.choice_fold import ChoiceFold
 from streaming_inference.errors import GenerationFailed, ProtocolError, TextMismatch
-from streaming_inference.frames import Delta, End, Error, FinishReason, Frame, Logprob, Start, Timings, Usage
+from streaming_inference.frames import (
+    Delta,
+    End,
+    Error,
+    FinishReason,
+    Frame,
+    Logprob,
+    Message,
+    Start,
+    Timings,
+    Usage,
+)
 
 MAX_CURSOR_LENGTH = 256
 
 
 @dataclass(frozen=True)
 class ChoiceResult:
-    """One choice. `text` and the tokens begin where reading began."""
+    """One choice. `text` and the tokens begin where reading began.
+
+    `message`: the whole, with reasoning and tool calls, if the server parses the model's output for them.
+    """
 
     index: int
     text: str
@@ -22,6 +36,7 @@ class ChoiceResult:
     stop_reason: str | int | None
     token_ids: list[int] | None
     logprobs: list[Logprob] | None
+    message: Message | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +133,7 @@ class Transcript:
                     ended.stop_reason,
                     fold.token_ids,
                     fold.logprobs,
+                    ended.message,
                 )
             )
         return Result(stream_id, self.start, choices, end.usage, end.timings, end.cursor, self._whole)

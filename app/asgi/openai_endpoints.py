@@ -65,9 +65,13 @@ class OpenAIEndpoints:
             stream = await self._responder.start(request, body, idempotency_key)
         source = await self._responder.read([stream])
         if body.stream:
-            encoder = ChatStreamEncoder(n=stream.request.n, options=body.stream_options)
+            encoder = ChatStreamEncoder(
+                n=stream.request.n,
+                options=body.stream_options,
+                reasoning_field=self._responder.reasoning_field,
+            )
             return self._responder.streamed(source, encoder)
-        return await self._responder.folded(source, ChatFold(), request)
+        return await self._responder.folded(source, ChatFold(self._responder.reasoning_field), request)
 
     async def create_completion(self, request: Request, idempotency_key: IdempotencyKey = None) -> Response:
         """Continues a text (OpenAI dialect).

@@ -78,6 +78,7 @@ class Responder:
     def __init__(self, service: GenerationService) -> None:
         self._service = service
         self._settings = service.settings
+        self.reasoning_field = service.settings.ingress.reasoning_field
         self._held_bodies = HeldBodies(service.settings.limits.max_held_body_bytes)
 
     @asynccontextmanager

@@ -81,4 +81,6 @@ def _choice(choice: ChoiceEnd, folded: ChoiceFold) -> ChoiceResult:
         fields["token_ids"] = folded.token_ids
     if folded.logprobs is not None:
         fields["logprobs"] = msgspec.to_builtins(folded.logprobs)
+    if choice.message is not None:
+        fields["message"] = msgspec.to_builtins(choice.message)
     return fields

@@ -16,9 +16,22 @@ import msgspec
 from app.dialects.completion_logprobs import PieceLengths, TextOffsets, completion_logprobs
 from app.dialects.native import FrameFold
 from app.ports import ModelCard
-from app.schema.frames import ChoiceEnd, Delta, End, ErrorDetail, FinishReason, Frame, Logprob, Start, Usage
+from app.schema.frames import (
+    ChoiceEnd,
+    Delta,
+    End,
+    ErrorDetail,
+    FinishReason,
+    Frame,
+    Logprob,
+    Start,
+    ToolCallPiece,
+    Usage,
+)
 from app.schema.openai import StreamOptions
 from app.schema.openai_answers import (
+    AnsweredCall,
+    ChatAnswer,
     ChatChoice,
     ChatCompletion,
     ChatLogprobs,
@@ -29,7 +42,9 @@ from app.schema.openai_answers import (
     ModelList,
     OpenAIFinishReason,
     OpenAIUsage,
+    ReasoningName,
 )
+from app.settings import ReasoningField
 from app.wire import sse
 from app.wire.json_text import json_bytes, json_string
 from streaming_inference.choice_fold import ChoiceFold
@@ -56,12 +71,15 @@ def completion_id(stream_id: str) -> str:
 
 def usage_object(usage: Usage) -> OpenAIUsage:
     """`usage` as OpenAI writes it."""
-    return {
+    written: OpenAIUsage = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
+    if usage.reasoning_tokens:
+        written["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
+    return written
 
 
 def model_object(card: ModelCard) -> Model:
@@ -72,7 +90,7 @@ def model_object(card: ModelCard) -> Model:
         "created": card.created,
         "owned_by": card.owned_by,
         "max_model_len": card.max_model_len_tokens,
-        "abilities": {"tools": False, "reasoning": False, "structured_output": False},
+        "abilities": {"tools": card.calls_tools, "reasoning": card.reasons, "structured_output": False},
         "deterministic": card.deterministic,
         "sampling_defaults": msgspec.to_builtins(card.sampling_defaults),
     }
@@ -121,7 +139,13 @@ class _ChunkEncoder(ABC):
         parts = []
         for frame in frames:
             # Nearly every frame is a plain delta: written from a template, only its text needs encoding.
-            if type(frame) is Delta and plain and frame.token_ids is None and frame.logprobs is None:
+            if (
+                type(frame) is Delta
+                and plain
+                and frame.token_ids is None
+                and frame.logprobs is None
+                and not (frame.reasoning or frame.tool_call)
+            ):
                 if frame.text:
                     text = json_string(frame.text)
                     parts.append(
@@ -135,12 +159,7 @@ class _ChunkEncoder(ABC):
     def _other(self, frame: Frame) -> str:
         if isinstance(frame, Delta):
             self._completion_tokens += frame.tokens
-            logprobs = "null" if frame.logprobs is None else self._logprobs(frame, frame.logprobs)
-            token_ids = "" if frame.token_ids is None else f',"token_ids":{_json(frame.token_ids)}'
-            return self._chunk(
-                f'{{"index":{frame.index},{self._text_opening}{json_string(frame.text)}{self._text_closing},'
-                f'"logprobs":{logprobs},"finish_reason":null{token_ids}}}'
-            )
+            return self._delta(frame)
         if isinstance(frame, Start):
             self._prompt_tokens = frame.prompt_tokens
             self._seed = frame.seed
@@ -157,6 +176,7 @@ class _ChunkEncoder(ABC):
         self._completion_tokens = frame.usage.completion_tokens
         chunks = []
         for choice in frame.choices:
+            chunks.append(self._rest(choice))
             finish_reason, stop_reason = finish(choice)
             chunk = (
                 f'{{"index":{choice.index},{self._nothing},"logprobs":null,"finish_reason":"{finish_reason}",'
@@ -166,6 +186,24 @@ class _ChunkEncoder(ABC):
         if self._include_usage:
             chunks.append(f'{self._head}],"usage":{_json(usage_object(frame.usage))}}}\n\n')
         return "".join(chunks) + sse.DONE.decode()
+
+    def _delta(self, frame: Delta) -> str:
+        first, *others = self._parts(frame)
+        logprobs = "null" if frame.logprobs is None else self._logprobs(frame, frame.logprobs)
+        token_ids = "" if frame.token_ids is None else f',"token_ids":{_json(frame.token_ids)}'
+        chunk = f'{{"index":{frame.index},{first},"logprobs":{logprobs},"finish_reason":null{token_ids}}}'
+        return self._chunk(chunk) + "".join(self._part_chunk(frame.index, part) for part in others)
+
+    def _part_chunk(self, index: int, part: str) -> str:
+        return self._chunk(f'{{"index":{index},{part},"logprobs":null,"finish_reason":null}}')
+
+    def _parts(self, frame: Delta) -> list[str]:
+        """What the frame says, in one piece of JSON for each chunk; at least one."""
+        return [f"{self._text_opening}{json_string(frame.text)}{self._text_closing}"]
+
+    def _rest(self, choice: ChoiceEnd) -> str:
+        """Chunks with what no delta had."""
+        return ""
 
     def _chunk(self, choice: str, *, seed: bool = False) -> str:
         usage = ""
@@ -195,6 +233,18 @@ class ChatStreamEncoder(_ChunkEncoder):
     _text_closing = "}"
     _nothing = '"delta":{}'
 
+    def __init__(
+        self,
+        *,
+        n: int = 1,
+        options: StreamOptions | None = None,
+        reasoning_field: ReasoningField = "reasoning_content",
+    ) -> None:
+        super().__init__(n=n, options=options)
+        self._reasoning_fields = reasoning_names(reasoning_field)
+        # How many characters of its arguments were written of each call, by its choice and its index.
+        self._written: dict[tuple[int, int], int] = {}
+
     def _id(self, stream_id: str) -> str:
         return chat_id(stream_id)
 
@@ -209,6 +259,42 @@ class ChatStreamEncoder(_ChunkEncoder):
 
     def _logprobs(self, delta: Delta, logprobs: Sequence[Logprob]) -> str:
         return _json(chat_logprobs(logprobs))
+
+    def _parts(self, frame: Delta) -> list[str]:
+        parts = []
+        if frame.reasoning:
+            text = json_string(frame.reasoning)
+            fields = ",".join(f'"{name}":{text}' for name in self._reasoning_fields)
+            parts.append(f'"delta":{{{fields}}}')
+        if frame.text or not (frame.reasoning or frame.tool_call):
+            parts += super()._parts(frame)
+        if frame.tool_call is not None:
+            parts += self._call_parts(frame.index, frame.tool_call)
+        return parts
+
+    def _call_parts(self, choice: int, piece: ToolCallPiece) -> list[str]:
+        """The id and the name of a call are written once, alone; then pieces of its arguments."""
+        parts, key = [], (choice, piece.index)
+        if key not in self._written:
+            self._written[key] = 0
+            opening = call_object(piece.id, piece.name, "")
+            parts.append(f'"delta":{{"tool_calls":[{_json({"index": piece.index, **opening})}]}}')
+        if piece.arguments:
+            self._written[key] += len(piece.arguments)
+            more = {"index": piece.index, "function": {"arguments": piece.arguments}}
+            parts.append(f'"delta":{{"tool_calls":[{_json(more)}]}}')
+        return parts
+
+    def _rest(self, choice: ChoiceEnd) -> str:
+        chunks = []
+        for index, call in enumerate(choice.message.tool_calls if choice.message is not None else ()):
+            written = self._written.get((choice.index, index))
+            if written is None or written < len(call.arguments):
+                piece = ToolCallPiece(index, call.id, call.name, call.arguments[written or 0 :])
+                chunks += [
+                    self._part_chunk(choice.index, part) for part in self._call_parts(choice.index, piece)
+                ]
+        return "".join(chunks)
 
 
 class CompletionStreamEncoder(_ChunkEncoder):
@@ -242,13 +328,17 @@ class CompletionStreamEncoder(_ChunkEncoder):
 class ChatFold(FrameFold):
     """The answer to a chat completion that is not streamed."""
 
+    def __init__(self, reasoning_field: ReasoningField = "reasoning_content") -> None:
+        super().__init__()
+        self._reasoning_fields = reasoning_names(reasoning_field)
+
     def result(self) -> ChatCompletion:
         """The whole stream, ready for a JSON encoder. Raises `ValueError` before the end frame."""
         start, end = self._parts()
         choices: list[ChatChoice] = [
             {
                 "index": choice.index,
-                "message": {"role": "assistant", "content": folded.text, "refusal": None},
+                "message": self._message(choice, folded),
                 "logprobs": None if folded.logprobs is None else chat_logprobs(folded.logprobs),
                 **_ending(choice, folded),
             }
@@ -264,6 +354,21 @@ class ChatFold(FrameFold):
             "seed": start.seed,
             "usage": usage_object(end.usage),
         }
+
+    def _message(self, choice: ChoiceEnd, folded: ChoiceFold) -> ChatAnswer:
+        answer: ChatAnswer = {"role": "assistant", "content": folded.text, "refusal": None}
+        message = choice.message
+        if message is None:
+            return answer
+        if message.reasoning:
+            for name in self._reasoning_fields:
+                answer[name] = message.reasoning
+        if message.tool_calls:
+            answer["content"] = folded.text or None
+            answer["tool_calls"] = [
+                call_object(call.id, call.name, call.arguments) for call in message.tool_calls
+            ]
+        return answer
 
 
 class CompletionFold(FrameFold):
@@ -305,6 +410,16 @@ class CompletionFold(FrameFold):
         }
 
 
+def reasoning_names(field: ReasoningField) -> tuple[ReasoningName, ...]:
+    """The fields that have the reasoning."""
+    return ("reasoning_content", "reasoning") if field == "both" else (field,)
+
+
+def call_object(call_id: str, name: str, arguments: str) -> AnsweredCall:
+    """A tool call as OpenAI writes it."""
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
 def chat_logprobs(logprobs: Sequence[Logprob]) -> ChatLogprobs:
     """Log probabilities in the shape of chat completions."""
     return {"content": msgspec.to_builtins(logprobs), "refusal": None}
@@ -319,6 +434,8 @@ def error_event(error: ErrorDetail) -> str:
 
 def finish(choice: ChoiceEnd) -> tuple[OpenAIFinishReason, str | int | None]:
     """The `finish_reason` and `stop_reason` of a choice, in words that clients of this dialect know."""
+    if choice.finish_reason == "stop" and choice.message is not None and choice.message.tool_calls:
+        return "tool_calls", choice.stop_reason
     stop_reason = "cancelled" if choice.finish_reason == "cancelled" else choice.stop_reason
     return _FINISH_REASONS[choice.finish_reason], stop_reason
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Annotated, Any, TypedDict
 
 import msgspec
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from app.errors import InvalidRequest
 from app.schema.chat_fields import ChatFields, SomeOrAll
-from app.schema.fields import Fields, GenerationFields, Logprobs, TokenIds, field_error, signed_seed
+from app.schema.fields import Fields, GenerationFields, Logprobs, TokenIds, signed_seed
 from app.schema.messages import OpenAIChatMessages, to_messages
 from app.schema.requests import GenerationRequest, OnDisconnect
 from app.schema.sampling import drawn_seed

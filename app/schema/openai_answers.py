@@ -8,7 +8,8 @@ from msgspec import Meta
 
 from app.schema.frames import Logprob
 
-OpenAIFinishReason = Literal["stop", "length", "content_filter"]
+OpenAIFinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
+ReasoningName = Literal["reasoning_content", "reasoning"]
 UnixSeconds = Annotated[int, Meta(description="Unix seconds.")]
 
 
@@ -52,11 +53,16 @@ class PromptTokensDetails(TypedDict):
     cached_tokens: int
 
 
+class CompletionTokensDetails(TypedDict):
+    reasoning_tokens: int
+
+
 class OpenAIUsage(TypedDict):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: NotRequired[CompletionTokensDetails]
 
 
 class ChoiceEnding(TypedDict):
@@ -65,10 +71,26 @@ class ChoiceEnding(TypedDict):
     token_ids: NotRequired[list[int]]
 
 
+class CalledFunction(TypedDict):
+    name: str
+    arguments: Annotated[str, Meta(description="JSON; its end is missing if the output was cut.")]
+
+
+class AnsweredCall(TypedDict):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class ChatAnswer(TypedDict):
+    """`content` is null when there are only tool calls."""
+
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    reasoning_content: NotRequired[str]
+    reasoning: NotRequired[str]
+    tool_calls: NotRequired[list[AnsweredCall]]
 
 
 class ChatLogprobs(TypedDict):

@@ -6,7 +6,7 @@ from typing import Annotated, NotRequired, TypedDict
 
 from msgspec import Meta
 
-from app.schema.frames import FinishReason, Logprob, Timings, Usage
+from app.schema.frames import FinishReason, Logprob, Message, Timings, Usage
 
 
 class ChoiceResult(TypedDict):
@@ -16,6 +16,7 @@ class ChoiceResult(TypedDict):
     stop_reason: str | int | None
     token_ids: NotRequired[list[int]]
     logprobs: NotRequired[list[Logprob]]
+    message: NotRequired[Message]
 
 
 class StreamResult(TypedDict):

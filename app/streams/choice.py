@@ -28,6 +28,10 @@ class Choice:
         self.text = text.text
         self.text_sha256 = text.text_sha256
         self.piece_lengths = text.piece_lengths
+        self.parsed = text.parsed
+        self.reasoning = text.reasoning
+        self.tool_call = text.tool_call
+        self.message = text.message
         self.logprobs: list[TokenLogprob] = []
         self.edits: list[Edit] = []
         self.finish_reason: FinishReason | None = None
@@ -62,7 +66,7 @@ class Choice:
             return False
         self.finish_reason = text.finish_reason
         self.stop_reason = text.stop_reason
-        self.silent_end = len(text.pieces) > before and not text.pieces[-1]
+        self.silent_end = len(text.pieces) > before and text.silent
         self._stop_token = batch.stop_token
         return True
 
@@ -80,8 +84,17 @@ class Choice:
         if self.finish_reason is None:
             self._take(Edit(id=change, position=len(self.token_ids), stops=list(stops)))
 
-    def steered_runs(self, begin: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        """The tokens from `begin` to before `end` in parts, each with whether it was steered."""
+    @property
+    def reasoning_tokens(self) -> int:
+        return self._text.reasoning_tokens
+
+    def runs(self, begin: int, end: int) -> Iterator[tuple[int, int, bool]]:
+        """The tokens from `begin` to before `end` in runs that are a delta each, with whether it was steered."""
+        for first, last, steered in self._steered_runs(begin, end):
+            for start, stop in self._text.runs(first, last):
+                yield start, stop, steered
+
+    def _steered_runs(self, begin: int, end: int) -> Iterator[tuple[int, int, bool]]:
         for edit in self.edits:
             if edit.steered and begin < edit.end and edit.position < end:
                 if begin < edit.position:

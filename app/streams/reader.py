@@ -40,7 +40,12 @@ class Reader(FrameSource):
         self.window = None if window_tokens is None else Window(positions, window_tokens)
         self._positions = positions
         self._started = resumed
-        self._plain = len(positions) == 1 and window_tokens is None and not stream.shows_tokens
+        self._plain = (
+            len(positions) == 1
+            and window_tokens is None
+            and not stream.shows_tokens
+            and not stream.choices[0].parsed
+        )
 
     def take(self) -> list[Frame]:
         """The frames that became ready since the last call, each choice's tokens in one delta; the terminal frame once.
@@ -74,11 +79,12 @@ class Reader(FrameSource):
             begin, end = self._positions[index], self._shown(choice) if ends is None else ends[index]
             if begin >= end:
                 continue
-            if choice.edits:
-                # Steered tokens have deltas of their own.
-                for first, last, steered in choice.steered_runs(begin, end):
+            if choice.edits or choice.parsed:
+                # Steered tokens have deltas of their own, and so have reasoning and tool calls.
+                for first, last, steered in choice.runs(begin, end):
                     text = choice.text(first, last)
-                    if text or lonely or steered or last < end:
+                    said = text or choice.reasoning(first, last) or choice.tool_call(first, last)
+                    if said or lonely or steered or last < end:
                         frames.append(self._delta(index, first, last, text, steered))
                 continue
             text = choice.text(begin, end)
@@ -173,9 +179,9 @@ class Reader(FrameSource):
     def _delta(self, index: int, begin: int, end: int, text: str, steered: bool = False) -> Delta:
         self._positions[index] = end
         cursor = str(end) if len(self._positions) == 1 else format_cursor(self._positions)
-        if not self.stream.shows_tokens:
-            return Delta(cursor, index, text, end - begin, steered=steered)
         choice = self.stream.choices[index]
+        if not self.stream.shows_tokens and not choice.parsed:
+            return Delta(cursor, index, text, end - begin, steered=steered)
         request = self.stream.request
         return Delta(
             cursor,
@@ -185,4 +191,6 @@ class Reader(FrameSource):
             choice.token_ids[begin:end] if request.return_token_ids else None,
             choice.written_logprobs(begin, end) if request.sampling.logprobs is not None else None,
             steered,
+            choice.reasoning(begin, end),
+            choice.tool_call(begin, end),
         )

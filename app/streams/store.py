@@ -30,7 +30,8 @@ was away just before."""
 class StreamRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The part of a stream that never changes. `created_s` is Unix time; `owner` names the caller, and is no secret.
 
-    `deterministic` is that of the replica that began the stream.
+    `deterministic` is that of the replica that began the stream. `parsed`: the output is parsed after the model's
+    `response_template`.
     """
 
     id: str
@@ -40,6 +41,7 @@ class StreamRecord(msgspec.Struct, frozen=True, kw_only=True):
     sampling: SamplingParams
     created_s: float
     deterministic: bool = False
+    parsed: bool = False
 
 
 class Idempotency(msgspec.Struct, frozen=True):

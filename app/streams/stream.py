@@ -236,7 +236,9 @@ class Stream:
     @property
     def usage(self) -> Usage:
         completion = sum(self.counts)
-        return Usage(self.start.prompt_tokens, completion, self.start.prompt_tokens + completion)
+        prompt = self.start.prompt_tokens
+        reasoning = sum(choice.reasoning_tokens for choice in self.choices)
+        return Usage(prompt, completion, prompt + completion, reasoning_tokens=reasoning)
 
     # Inside.
 
@@ -253,7 +255,7 @@ class Stream:
 
     def _end_frame(self) -> End:
         choices = [
-            ChoiceEnd(index, choice.finish_reason or "cancelled", choice.stop_reason)
+            ChoiceEnd(index, choice.finish_reason or "cancelled", choice.stop_reason, choice.message())
             for index, choice in enumerate(self.choices)
         ]
         hashes = [choice.text_sha256() for choice in self.choices]

@@ -37,7 +37,7 @@ class Detokenizer(Protocol):
         ...
 
     def flush(self) -> str:
-        """What is still held, with replacement characters for incomplete ones. Nothing may be pushed after it."""
+        """What is still held, with replacement characters for incomplete ones. What is pushed after it begins a character."""
         ...
 
 

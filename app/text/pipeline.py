@@ -12,11 +12,11 @@ held when a choice is cancelled or fails is never released.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tokenizers import Tokenizer
 
-from app.schema.frames import FinishReason
+from app.schema.frames import FinishReason, Message, ToolCallPiece
 from app.schema.tokens import EngineFinish
 from app.text.detokenizer import make_detokenizer
 from app.text.stop import StopMatcher
@@ -29,7 +29,12 @@ class ChoiceText:
     stop token) are None until the choice has ended by itself. `engine_finish` is the engine's ending if it came with the last
     of `token_ids`, None while there is none and where a stop string came earlier: pushing all `token_ids` with it into a new
     `ChoiceText` gives the same pieces and the same ending.
+
+    `parsed`: the output has parts that are not text, see `app.text.parsed_text`; here it has none.
     """
+
+    parsed = False
+    reasoning_tokens = 0
 
     __slots__ = (
         "_detokenizer",
@@ -123,6 +128,27 @@ class ChoiceText:
     def piece_lengths(self, start: int, end: int) -> list[int]:
         """The lengths of some of the pieces, in characters."""
         return [len(piece) for piece in self.pieces[start:end]]
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing left with the last token."""
+        return not self.pieces[-1]
+
+    def reasoning(self, start: int, end: int) -> str:
+        """The reasoning from token `start` to before token `end`."""
+        return ""
+
+    def tool_call(self, start: int, end: int) -> ToolCallPiece | None:
+        """What a tool call gained from token `start` to before token `end`, which `runs` gave."""
+        return None
+
+    def runs(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """The tokens from `start` to before `end` in runs whose parts are of one kind, as far as single tokens are."""
+        yield start, end
+
+    def message(self) -> Message | None:
+        """All that was said, if it has parts."""
+        return None
 
     def text_sha256(self) -> str:
         """The hash of the whole text as UTF-8, in hexadecimal. Reads all of it: meant for the end."""

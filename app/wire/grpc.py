@@ -25,6 +25,7 @@ from app.schema.frames import (
     Start,
     Usage,
 )
+from app.schema.frames import Message as FoldedMessage
 from app.schema.server_messages import Addressed, ErrorReply, Pong
 from app.streams.status import StreamStatus
 
@@ -235,7 +236,18 @@ def _said(message: Message, *names: str) -> dict[str, Any]:
 def to_message(frame: Frame) -> pb.Frame:
     """`frame` as the message that is sent."""
     if isinstance(frame, Delta):
-        delta = pb.Delta(index=frame.index, text=frame.text, tokens=frame.tokens, steered=frame.steered)
+        delta = pb.Delta(
+            index=frame.index,
+            text=frame.text,
+            tokens=frame.tokens,
+            steered=frame.steered,
+            reasoning=frame.reasoning,
+        )
+        if frame.tool_call is not None:
+            piece = frame.tool_call
+            delta.tool_call.CopyFrom(
+                pb.ToolCallPiece(index=piece.index, id=piece.id, name=piece.name, arguments=piece.arguments)
+            )
         if frame.token_ids is not None:
             delta.token_ids.extend(frame.token_ids)
         if frame.logprobs is not None:
@@ -309,7 +321,14 @@ def _choice_end(choice: ChoiceEnd) -> pb.ChoiceEnd:
         end.stop_string = choice.stop_reason
     elif choice.stop_reason is not None:
         end.stop_token_id = choice.stop_reason
+    if choice.message is not None:
+        end.message.CopyFrom(_answer_message(choice.message))
     return end
+
+
+def _answer_message(message: FoldedMessage) -> pb.AnswerMessage:
+    calls = [pb.ToolCall(id=call.id, name=call.name, arguments=call.arguments) for call in message.tool_calls]
+    return pb.AnswerMessage(content=message.content, reasoning=message.reasoning, tool_calls=calls)
 
 
 def _usage(usage: Usage) -> pb.Usage:
@@ -318,6 +337,7 @@ def _usage(usage: Usage) -> pb.Usage:
         completion_tokens=usage.completion_tokens,
         total_tokens=usage.total_tokens,
         cached_tokens=usage.cached_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
     )
 
 

@@ -67,7 +67,12 @@ class NativeSseEncoder:
     def _event(self, frame: Frame) -> str:
         cursor = frame.cursor
         # Nearly every frame is a plain delta: written from a template, only its text needs encoding.
-        if type(frame) is Delta and frame.token_ids is None and frame.logprobs is None and not frame.steered:
+        if (
+            type(frame) is Delta
+            and frame.token_ids is None
+            and frame.logprobs is None
+            and not (frame.steered or frame.reasoning or frame.tool_call)
+        ):
             return (
                 f'{self._id_prefix}{cursor}\ndata: {{"type":"delta","cursor":"{cursor}","index":{frame.index},'
                 f'"text":{json_string(frame.text)},"tokens":{frame.tokens}}}\n\n'

@@ -12,7 +12,12 @@ def message_json(addressed: Addressed) -> str:
     frame, stream, ref = addressed
     # Nearly every message is a plain delta: written from a template, only its text needs encoding. The name of a stream that
     # has frames is the server's own.
-    if type(frame) is Delta and frame.token_ids is None and frame.logprobs is None and not frame.steered:
+    if (
+        type(frame) is Delta
+        and frame.token_ids is None
+        and frame.logprobs is None
+        and not (frame.steered or frame.reasoning or frame.tool_call)
+    ):
         return (
             f'{{"type":"delta","cursor":"{frame.cursor}","index":{frame.index},'
             f'"text":{json_string(frame.text)},"tokens":{frame.tokens},"stream":"{stream}"}}'

@@ -6,6 +6,7 @@ The tokenizers are never changed, so that several threads can use them at the sa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -17,6 +18,7 @@ from app.settings import ModelSettings
 from deployments.model.files import bare_copy, describe, load_transformers_tokenizer, model_path
 from deployments.tokenizer.chat_template import ChatTemplate, as_it_is, tools_of
 from deployments.tokenizer.control_tokens import ControlTokens, encoded, strings_in, unused_character
+from deployments.tokenizer.response_templates import response_template
 
 MIN_CHARACTERS_PER_TOKEN = 16
 """What a token may stand for at least, also where the vocabulary has no token so long: a normalizer can join characters."""
@@ -29,7 +31,9 @@ class PromptEncoder:
         self._tokenizer = load_transformers_tokenizer(model_path(settings))
         self._template = ChatTemplate(self._tokenizer, settings.name)
         self.card: ModelCard = msgspec.structs.replace(
-            describe(settings, self._tokenizer), shows_tools=self._template.shows_tools
+            describe(settings, self._tokenizer),
+            shows_tools=self._template.shows_tools,
+            response_template=self._response_template(settings),
         )
         self._plain = bare_copy(self.card.tokenizer_json)
         self._control_tokens = ControlTokens(self.card.tokenizer_json, self._template.source)
@@ -98,6 +102,12 @@ class PromptEncoder:
         if marks is None:
             return encoded(self._plain, rendered)
         return self._control_tokens.encode_rendered(rendered, marks)
+
+    def _response_template(self, settings: ModelSettings) -> dict[str, Any] | None:
+        templates = self._tokenizer.chat_template
+        written = "\n".join(templates.values()) if isinstance(templates, dict) else templates
+        own = self._tokenizer.response_template
+        return response_template(settings.tool_parser, own, written, self._tokenizer.get_vocab())
 
     def _check_length(self, characters: int, field: str) -> None:
         if characters > self._max_characters:

@@ -10,8 +10,11 @@ from app.schema.frames import (
     ErrorDetail,
     Frame,
     Logprob,
+    Message,
     Start,
     Timings,
+    ToolCall,
+    ToolCallPiece,
     TopLogprob,
     Usage,
 )
@@ -60,6 +63,35 @@ STREAMS: dict[str, list[Frame]] = {
         Delta("1", 0, "He", 1, [512], [Logprob("He", -0.25, [72, 101], [TopLogprob("Sh", -1.5, [83, 104])])]),
         Delta("2", 0, "", 1, [7], [Logprob("\ufffd", -2.0, [240], [])]),
         End("2", [ChoiceEnd(0, "stop", 7)], usage(2), TIMINGS, ["ab" * 32]),
+    ],
+    "parts": [
+        start(),
+        Delta("2", 0, "", 2, reasoning='They "ask"\u2028'),
+        Delta("3", 0, "Sure", 1),
+        Delta("4", 0, ".", 1, tool_call=ToolCallPiece(0, "call_1", "get_weather", "")),
+        Delta("6", 0, "", 2, tool_call=ToolCallPiece(0, "call_1", "get_weather", '{"city": "Os')),
+        Delta("7", 0, "", 1, tool_call=ToolCallPiece(0, "call_1", "get_weather", 'lo"}')),
+        End(
+            "8",
+            [
+                ChoiceEnd(
+                    0,
+                    "stop",
+                    None,
+                    Message(
+                        "Sure.",
+                        'They "ask"\u2028',
+                        [
+                            ToolCall("call_1", "get_weather", '{"city": "Oslo"}'),
+                            ToolCall("call_2", "get_time", "{}"),  # what the last token left over
+                        ],
+                    ),
+                )
+            ],
+            Usage(17, 8, 25, 0, 2),
+            TIMINGS,
+            ["ab" * 32],
+        ),
     ],
     "broken": [
         start(),

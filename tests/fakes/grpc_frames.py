@@ -12,8 +12,11 @@ from app.schema.frames import (
     FinishReason,
     Frame,
     Logprob,
+    Message,
     Start,
     Timings,
+    ToolCall,
+    ToolCallPiece,
     TopLogprob,
     Usage,
 )
@@ -59,7 +62,13 @@ def _to_delta(cursor: str, delta: pb.Delta) -> Delta:
         list(delta.token_ids) or None,
         [_to_logprob(logprob) for logprob in delta.logprobs] or None,
         delta.steered,
+        delta.reasoning,
+        _to_piece(delta.tool_call) if delta.HasField("tool_call") else None,
     )
+
+
+def _to_piece(piece: pb.ToolCallPiece) -> ToolCallPiece:
+    return ToolCallPiece(piece.index, piece.id, piece.name, piece.arguments)
 
 
 def _to_logprob(logprob: pb.Logprob) -> Logprob:
@@ -76,7 +85,13 @@ def _to_end(cursor: str, end: pb.End) -> End:
     return End(
         cursor,
         [_to_choice_end(choice) for choice in end.choices],
-        Usage(usage.prompt_tokens, usage.completion_tokens, usage.total_tokens, usage.cached_tokens),
+        Usage(
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.total_tokens,
+            usage.cached_tokens,
+            usage.reasoning_tokens,
+        ),
         Timings(
             timings.queue_ms,
             timings.ttft_ms if timings.HasField("ttft_ms") else None,
@@ -90,4 +105,10 @@ def _to_end(cursor: str, end: pb.End) -> End:
 def _to_choice_end(choice: pb.ChoiceEnd) -> ChoiceEnd:
     kind = choice.WhichOneof("stop_reason")
     reason = choice.stop_string if kind == "stop_string" else choice.stop_token_id
-    return ChoiceEnd(choice.index, _FINISH_REASONS[choice.finish_reason], reason if kind else None)
+    message = _to_answer(choice.message) if choice.HasField("message") else None
+    return ChoiceEnd(choice.index, _FINISH_REASONS[choice.finish_reason], reason if kind else None, message)
+
+
+def _to_answer(message: pb.AnswerMessage) -> Message:
+    calls = [ToolCall(call.id, call.name, call.arguments) for call in message.tool_calls]
+    return Message(message.content, message.reasoning, calls)

@@ -19,6 +19,7 @@ from pydantic_core import from_json
 from app.errors import InvalidRequest
 from app.schema.requests import Message
 from app.schema.tools import Tool, ToolCall
+from deployments.tokenizer.tools_as_text import tools_as_text
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_tokenizers import TokenizersBackend
@@ -64,10 +65,13 @@ class ChatTemplate:
     """Renders chats. Safe to call from several threads.
 
     `shows_tools`: whether the model is shown the tools of a request. `shows_calls`: whether it is shown the calls of earlier
-    turns and their results. `source` is the text of the template, or of both if there is one for tools.
+    turns and their results. With `may_write_tools` a template that shows neither gets them `as_text`. `source` is the text of the
+    template, or of both if there is one for tools.
     """
 
-    def __init__(self, tokenizer: TokenizersBackend, model: str) -> None:
+    def __init__(
+        self, tokenizer: TokenizersBackend, model: str, *, may_write_tools: bool = True
+    ) -> None:
         self._tokenizer = tokenizer
         self._model = model
         sources = (
@@ -78,9 +82,12 @@ class ChatTemplate:
         self.source = "".join(dict.fromkeys(sources))
         self._sources = sources
         self._form = _USUAL_FORM
-        self.shows_tools = self.shows_calls = False
+        self.shows_tools = self.shows_calls = self.as_text = False
+        self._in_system_turn = True
         if sources:
             self._try()
+            if may_write_tools and not (self.shows_tools or self.shows_calls):
+                self._try_as_text()
 
     def turns(
         self, messages: Sequence[Message], put: Callable[[Any], Any] = as_it_is
@@ -113,6 +120,8 @@ class ChatTemplate:
             raise InvalidRequest(
                 f"The model {self._model} has no chat template; send a prompt.", param="messages"
             )
+        if self.as_text:
+            turns, tools = tools_as_text(turns, tools or (), in_system_turn=self._in_system_turn), None
         own = {
             **self._tokenizer.special_tokens_map,
             "messages": turns,
@@ -156,6 +165,15 @@ class ChatTemplate:
             if shown and "'probe_argument'" not in text:
                 self._form, self.shows_calls = form, True
                 return
+
+    def _try_as_text(self) -> None:
+        """Finds out where the template shows tools as text: some have no turn of the system."""
+        self.as_text = True
+        for self._in_system_turn in (True, False):
+            if _PROBE.name in self._tried(_CALLED, _USUAL_FORM, tools_of([_PROBE])):
+                self.shows_tools = self.shows_calls = True
+                return
+        self.as_text = False
 
     def _tried(self, messages: Sequence[Message], form: CallForm, tools: list[dict[str, Any]] | None) -> str:
         try:

@@ -18,7 +18,7 @@ from app.settings import ModelSettings
 from deployments.model.files import bare_copy, describe, load_transformers_tokenizer, model_path
 from deployments.tokenizer.chat_template import ChatTemplate, as_it_is, tools_of
 from deployments.tokenizer.control_tokens import ControlTokens, encoded, strings_in, unused_character
-from deployments.tokenizer.response_templates import response_template
+from deployments.tokenizer.response_templates import TEXT_FORMAT, response_template, with_calls
 
 MIN_CHARACTERS_PER_TOKEN = 16
 """What a token may stand for at least, also where the vocabulary has no token so long: a normalizer can join characters."""
@@ -29,7 +29,9 @@ class PromptEncoder:
 
     def __init__(self, settings: ModelSettings) -> None:
         self._tokenizer = load_transformers_tokenizer(model_path(settings))
-        self._template = ChatTemplate(self._tokenizer, settings.name)
+        self._template = ChatTemplate(
+            self._tokenizer, settings.name, may_write_tools=settings.tool_parser in (None, TEXT_FORMAT)
+        )
         self.card: ModelCard = msgspec.structs.replace(
             describe(settings, self._tokenizer),
             shows_tools=self._template.shows_tools,
@@ -107,7 +109,9 @@ class PromptEncoder:
         templates = self._tokenizer.chat_template
         written = "\n".join(templates.values()) if isinstance(templates, dict) else templates
         own = self._tokenizer.response_template
-        return response_template(settings.tool_parser, own, written, self._tokenizer.get_vocab())
+        vocabulary = self._tokenizer.get_vocab()
+        chosen = response_template(settings.tool_parser, own, written, vocabulary)
+        return with_calls(chosen) if self._template.as_text else chosen
 
     def _check_length(self, characters: int, field: str) -> None:
         if characters > self._max_characters:

@@ -117,6 +117,9 @@ FORMATS: dict[str, dict[str, Any]] = {
     "think": _template(),
 }
 
+TEXT_FORMAT = "hermes"
+"""How a model is told to call tools if its chat template says nothing of them."""
+
 # What a chat template of each format has. The first that fits counts.
 _SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("gpt_oss", ("<|channel|>",)),
@@ -153,6 +156,15 @@ def response_template(
     if opening is not None and opening not in chat_template and opening not in vocabulary:
         del fields["reasoning_content"]
     return FORMATS[found] | {"fields": fields} if fields.keys() & {CALLS_FIELD, *REASONING_FIELDS} else None
+
+
+def with_calls(template: dict[str, Any] | None) -> dict[str, Any]:
+    """`template` with the calls of a model that is told of tools by text. What it has beside calls stays."""
+    written = FORMATS[TEXT_FORMAT]
+    if template is None:
+        fields = {name: field for name, field in written["fields"].items() if name not in REASONING_FIELDS}
+        return written | {"fields": fields}
+    return template | {"fields": template["fields"] | {CALLS_FIELD: written["fields"][CALLS_FIELD]}}
 
 
 def _valid(written: Any) -> dict[str, Any] | None:

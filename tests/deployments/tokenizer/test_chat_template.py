@@ -33,7 +33,9 @@ AGENT = (
 )
 
 
-def encoder_with(directory: Path, template: str | dict[str, str], name: str = "m") -> PromptEncoder:
+def encoder_with(
+    directory: Path, template: str | dict[str, str], name: str = "m", **settings: Any
+) -> PromptEncoder:
     """The embedded model with another template, or with several by their names."""
     for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (directory / file).write_bytes((MODEL_DIR / file).read_bytes())
@@ -44,7 +46,7 @@ def encoder_with(directory: Path, template: str | dict[str, str], name: str = "m
         (directory / "additional_chat_templates").mkdir(exist_ok=True)
         for key in template.keys() - {"default"}:
             (directory / "additional_chat_templates" / f"{key}.jinja").write_text(template[key])
-    return PromptEncoder(ModelSettings(name=name, path=str(directory)))
+    return PromptEncoder(ModelSettings(name=name, path=str(directory), **settings))
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +165,35 @@ def test_a_template_of_its_own_for_tools_is_taken_for_calls_too(tmp_path: Path) 
     assert shown(encoder, asked()) == "<|bos|><|user|>Is it warm?<|eos|><|assistant|>"
 
 
-def test_a_model_whose_template_has_no_tools_says_so(tmp_path: Path) -> None:
-    encoder = encoder_with(tmp_path, templates.PLAIN, name="poet")
+def test_a_template_without_tools_is_told_of_them_by_text(tmp_path: Path) -> None:
+    encoder = encoder_with(tmp_path, templates.PLAIN)
+    assert encoder.card.calls_tools and not encoder.card.reasons
+    told = shown(encoder, asked(Message("system", "Be brief."), *AGENT, AGENT[2], tools=(WEATHER,)))
+    function = json.dumps(
+        {"name": "weather", "description": "The weather of a city.", "parameters": WEATHER.parameters}
+    )
+    assert told == (
+        f"<|bos|><|system|>Be brief.\n\nYou can call these functions:\n<tools>\n{function}\n</tools>\n"
+        "To call one, answer with its name and arguments as JSON:\n"
+        '<tool_call>\n{"name": "...", "arguments": {...}}\n</tool_call>\n'
+        "Its result comes between <tool_response> and </tool_response>.<|eos|>"
+        "<|user|>Is it warm?<|eos|>"
+        '<|assistant|><tool_call>\n{"name": "weather", "arguments": {"city": "Paris", "days": [1, 2]}}\n</tool_call><|eos|>'
+        "<|user|><tool_response>\nIt is.\n</tool_response>\n<tool_response>\nIt is.\n</tool_response><|eos|><|assistant|>"
+    )
+    assert shown(encoder, asked()) == "<|bos|><|user|>Is it warm?<|eos|><|assistant|>"
+
+
+def test_tools_stand_before_the_question_where_no_system_can_speak(tmp_path: Path) -> None:
+    without_system = "{% if messages[0].role == 'system' %}{{ raise_exception('No system.') }}{% endif %}"
+    encoder = encoder_with(tmp_path, without_system + templates.PLAIN)
+    told = shown(encoder, asked(tools=(WEATHER,)))
+    assert told.startswith("<|bos|><|user|>You can call these functions:\n<tools>\n{")
+    assert told.endswith("</tool_response>.\n\nIs it warm?<|eos|><|assistant|>")
+
+
+def test_a_model_whose_tools_are_switched_off_says_so(tmp_path: Path) -> None:
+    encoder = encoder_with(tmp_path, templates.PLAIN, name="poet", tool_parser="none")
     assert not encoder.card.shows_tools
     with pytest.raises(InvalidRequest, match="The model poet has no tools") as refusal:
         encoder.encode(asked(tools=(WEATHER,)))

@@ -14,6 +14,15 @@ class RequestFields(TypedDict, total=False):
     prompt: str
     messages: Sequence[Mapping[str, Any]]
     prompt_token_ids: Sequence[int]
+    tools: Sequence[Mapping[str, Any]]
+    tool_choice: str | Mapping[str, Any]
+    parallel_tool_calls: bool
+    include_reasoning: bool
+    chat_template_kwargs: Mapping[str, Any]
+    add_generation_prompt: bool
+    continue_final_message: bool
+    add_special_tokens: bool
+    truncate_prompt_tokens: int
     max_tokens: int
     min_tokens: int
     ignore_eos: bool

@@ -48,7 +48,7 @@ def parsed(
     for begin in range(0, len(output), pieces):
         parts += parser.push(output[begin : begin + pieces])
     parts += parser.finish(cut=cut)
-    joined = []
+    joined: list[tuple[str, ...]] = []
     for (kind, call, name), group in groupby(parts, key=lambda part: (part.kind, part.call, part.name)):
         text = "".join(part.text for part in group)
         joined.append((kind, text) if kind != "call" else (kind, str(call), name, text))

@@ -69,9 +69,7 @@ class ChatTemplate:
     template, or of both if there is one for tools.
     """
 
-    def __init__(
-        self, tokenizer: TokenizersBackend, model: str, *, may_write_tools: bool = True
-    ) -> None:
+    def __init__(self, tokenizer: TokenizersBackend, model: str, *, may_write_tools: bool = True) -> None:
         self._tokenizer = tokenizer
         self._model = model
         sources = (

@@ -29,8 +29,12 @@ def tools_as_text(turns: Sequence[Turn], tools: Sequence[Turn], *, in_system_tur
             else:
                 told.append({"role": "user", "content": content})
         else:
-            calls = [f"<tool_call>\n{_json(call['function'])}\n</tool_call>" for call in turn.get("tool_calls", ())]
-            told.append({"role": turn["role"], "content": "\n".join([content, *calls] if content else calls)})
+            calls = [
+                f"<tool_call>\n{_json(call['function'])}\n</tool_call>" for call in turn.get("tool_calls", ())
+            ]
+            if calls:  # otherwise the content is the client's, and may be more than a string
+                content = "\n".join([content, *calls] if content else calls)
+            told.append({"role": turn["role"], "content": content})
         role = turn["role"]
     if tools:
         _tell(told, tools, "system" if in_system_turn else "user")

@@ -18,7 +18,7 @@ from app.schema.requests import GenerationRequest, Message
 from app.settings import ModelSettings
 from deployments.model.files import bare_copy, describe, load_transformers_tokenizer, model_path
 from deployments.tokenizer.control_tokens import ControlTokens, encoded, strings_in, unused_character
-from deployments.tokenizer.response_templates import response_template
+from deployments.tokenizer.response_templates import template_of
 
 MIN_CHARACTERS_PER_TOKEN = 16
 """What a token may stand for at least, also where the vocabulary has no token so long: a normalizer can join characters."""
@@ -33,7 +33,8 @@ class PromptEncoder:
     def __init__(self, settings: ModelSettings) -> None:
         self._tokenizer = load_transformers_tokenizer(model_path(settings))
         self.card: ModelCard = msgspec.structs.replace(
-            describe(settings, self._tokenizer), response_template=self._response_template(settings)
+            describe(settings, self._tokenizer),
+            response_template=template_of(self._tokenizer, settings.tool_parser),
         )
         self._plain = bare_copy(self.card.tokenizer_json)
         template = self._tokenizer.get_chat_template() if self.card.has_chat_template else ""
@@ -93,12 +94,6 @@ class PromptEncoder:
         if marks is None:
             return encoded(self._plain, rendered)
         return self._control_tokens.encode_rendered(rendered, marks)
-
-    def _response_template(self, settings: ModelSettings) -> dict[str, Any] | None:
-        templates = self._tokenizer.chat_template
-        written = "\n".join(templates.values()) if isinstance(templates, dict) else templates
-        own = self._tokenizer.response_template
-        return response_template(settings.tool_parser, own, written, self._tokenizer.get_vocab())
 
     def _check_length(self, characters: int, field: str) -> None:
         if characters > self._max_characters:

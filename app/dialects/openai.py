@@ -82,6 +82,19 @@ def usage_object(usage: Usage) -> OpenAIUsage:
     return written
 
 
+def finish(choice: ChoiceEnd) -> tuple[OpenAIFinishReason, str | int | None]:
+    """The `finish_reason` and `stop_reason` of a choice, in words that clients of this dialect know."""
+    stop_reason = "cancelled" if choice.finish_reason == "cancelled" else choice.stop_reason
+    return _FINISH_REASONS[choice.finish_reason], stop_reason
+
+
+def chat_finish(choice: ChoiceEnd) -> tuple[OpenAIFinishReason, str | int | None]:
+    """The same in chats, where an answer that ends with tool calls says so."""
+    if choice.finish_reason == "stop" and choice.message is not None and choice.message.tool_calls:
+        return "tool_calls", choice.stop_reason
+    return finish(choice)
+
+
 def model_object(card: ModelCard) -> Model:
     """A model as `GET /v1/models/{id}` shows it."""
     return {
@@ -110,6 +123,7 @@ class _ChunkEncoder(ABC):
     _text_opening: ClassVar[str]
     _text_closing: ClassVar[str]
     _nothing: ClassVar[str]
+    _finish = staticmethod(finish)
 
     def __init__(self, *, n: int = 1, options: StreamOptions | None = None) -> None:
         options = options or StreamOptions()
@@ -159,7 +173,11 @@ class _ChunkEncoder(ABC):
     def _other(self, frame: Frame) -> str:
         if isinstance(frame, Delta):
             self._completion_tokens += frame.tokens
-            return self._delta(frame)
+            first, *others = self._parts(frame)
+            logprobs = "null" if frame.logprobs is None else self._logprobs(frame, frame.logprobs)
+            token_ids = "" if frame.token_ids is None else f',"token_ids":{_json(frame.token_ids)}'
+            chunk = f'{{"index":{frame.index},{first},"logprobs":{logprobs},"finish_reason":null{token_ids}}}'
+            return self._chunk(chunk) + "".join(self._part_chunk(frame.index, part) for part in others)
         if isinstance(frame, Start):
             self._prompt_tokens = frame.prompt_tokens
             self._seed = frame.seed
@@ -177,7 +195,7 @@ class _ChunkEncoder(ABC):
         chunks = []
         for choice in frame.choices:
             chunks.append(self._rest(choice))
-            finish_reason, stop_reason = finish(choice)
+            finish_reason, stop_reason = self._finish(choice)
             chunk = (
                 f'{{"index":{choice.index},{self._nothing},"logprobs":null,"finish_reason":"{finish_reason}",'
                 f'"stop_reason":{_json(stop_reason)}}}'
@@ -186,13 +204,6 @@ class _ChunkEncoder(ABC):
         if self._include_usage:
             chunks.append(f'{self._head}],"usage":{_json(usage_object(frame.usage))}}}\n\n')
         return "".join(chunks) + sse.DONE.decode()
-
-    def _delta(self, frame: Delta) -> str:
-        first, *others = self._parts(frame)
-        logprobs = "null" if frame.logprobs is None else self._logprobs(frame, frame.logprobs)
-        token_ids = "" if frame.token_ids is None else f',"token_ids":{_json(frame.token_ids)}'
-        chunk = f'{{"index":{frame.index},{first},"logprobs":{logprobs},"finish_reason":null{token_ids}}}'
-        return self._chunk(chunk) + "".join(self._part_chunk(frame.index, part) for part in others)
 
     def _part_chunk(self, index: int, part: str) -> str:
         return self._chunk(f'{{"index":{index},{part},"logprobs":null,"finish_reason":null}}')
@@ -228,6 +239,7 @@ class _ChunkEncoder(ABC):
 class ChatStreamEncoder(_ChunkEncoder):
     """The body of a streamed chat completion: a role chunk per choice at once, text, finish chunks, usage if asked for."""
 
+    _finish = staticmethod(chat_finish)
     _object = "chat.completion.chunk"
     _text_opening = '"delta":{"content":'
     _text_closing = "}"
@@ -340,7 +352,7 @@ class ChatFold(FrameFold):
                 "index": choice.index,
                 "message": self._message(choice, folded),
                 "logprobs": None if folded.logprobs is None else chat_logprobs(folded.logprobs),
-                **_ending(choice, folded),
+                **_ending(chat_finish(choice), folded),
             }
             for choice, folded in self._ended_choices(end)
         ]
@@ -394,7 +406,7 @@ class CompletionFold(FrameFold):
                 "logprobs": None
                 if folded.logprobs is None
                 else completion_logprobs(folded.logprobs, self._offsets[choice.index]),
-                **_ending(choice, folded),
+                **_ending(finish(choice), folded),
             }
             for choice, folded in self._ended_choices(end)
         ]
@@ -432,16 +444,8 @@ def error_event(error: ErrorDetail) -> str:
     return f"event: error\n{note}data: {_json({'error': body})}\n\n{sse.DONE.decode()}"
 
 
-def finish(choice: ChoiceEnd) -> tuple[OpenAIFinishReason, str | int | None]:
-    """The `finish_reason` and `stop_reason` of a choice, in words that clients of this dialect know."""
-    if choice.finish_reason == "stop" and choice.message is not None and choice.message.tool_calls:
-        return "tool_calls", choice.stop_reason
-    stop_reason = "cancelled" if choice.finish_reason == "cancelled" else choice.stop_reason
-    return _FINISH_REASONS[choice.finish_reason], stop_reason
-
-
-def _ending(choice: ChoiceEnd, folded: ChoiceFold) -> ChoiceEnding:
-    finish_reason, stop_reason = finish(choice)
+def _ending(ended: tuple[OpenAIFinishReason, str | int | None], folded: ChoiceFold) -> ChoiceEnding:
+    finish_reason, stop_reason = ended
     ending: ChoiceEnding = {"finish_reason": finish_reason, "stop_reason": stop_reason}
     if folded.token_ids is not None:
         ending["token_ids"] = folded.token_ids

@@ -90,11 +90,12 @@ class Choice:
 
     def runs(self, begin: int, end: int) -> Iterator[tuple[int, int, bool]]:
         """The tokens from `begin` to before `end` in runs that are a delta each, with whether it was steered."""
-        for first, last, steered in self._steered_runs(begin, end):
+        for first, last, steered in self.steered_runs(begin, end):
             for start, stop in self._text.runs(first, last):
                 yield start, stop, steered
 
-    def _steered_runs(self, begin: int, end: int) -> Iterator[tuple[int, int, bool]]:
+    def steered_runs(self, begin: int, end: int) -> Iterator[tuple[int, int, bool]]:
+        """The tokens from `begin` to before `end` in parts, each with whether it was steered."""
         for edit in self.edits:
             if edit.steered and begin < edit.end and edit.position < end:
                 if begin < edit.position:

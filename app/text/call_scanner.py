@@ -65,7 +65,10 @@ class CallScanner:
             self._begin_value(character)
             self._expect = self._in_key
         elif character == "}":
-            self._end_object()
+            self._flush()
+            self.finish(cut=False)
+            self._new_call()
+            self._expect = self._object
 
     def _in_key(self, character: str) -> None:
         if self._in_string(character):
@@ -146,12 +149,6 @@ class CallScanner:
             self._on_piece(value, "", True)
         elif self._key in self._argument_keys and value:
             self._waiting.append(value)
-
-    def _end_object(self) -> None:
-        self._flush()
-        self.finish(cut=False)
-        self._new_call()
-        self._expect = self._object
 
     def _flush(self) -> None:
         if self._name is not None and self._waiting:

@@ -173,15 +173,12 @@ class ParsedText(ChoiceText):
                 last = len(self.pieces) - 1
                 self._reasoning_pieces[last] = self._reasoning_pieces.get(last, "") + part.text
             elif part.kind == "call":
-                self._add_to_call(part)
+                if part.call == len(self._calls):
+                    digest = hashlib.sha256(f"{self._name}:{part.call}".encode()).hexdigest()
+                    self._calls.append(_Call(f"call_{digest[:24]}", part.name, []))
+                self._calls[part.call].arguments.append(part.text)
+                self._deferred.append(part)
         self._settle()
-
-    def _add_to_call(self, part: Part) -> None:
-        if part.call == len(self._calls):
-            digest = hashlib.sha256(f"{self._name}:{part.call}".encode()).hexdigest()
-            self._calls.append(_Call(f"call_{digest[:24]}", part.name, []))
-        self._calls[part.call].arguments.append(part.text)
-        self._deferred.append(part)
 
     def _settle(self) -> None:
         """Gives the last token what it may take of the pieces of calls."""

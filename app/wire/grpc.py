@@ -25,7 +25,6 @@ from app.schema.frames import (
     Start,
     Usage,
 )
-from app.schema.frames import Message as FoldedMessage
 from app.schema.server_messages import Addressed, ErrorReply, Pong
 from app.streams.status import StreamStatus
 
@@ -322,13 +321,10 @@ def _choice_end(choice: ChoiceEnd) -> pb.ChoiceEnd:
     elif choice.stop_reason is not None:
         end.stop_token_id = choice.stop_reason
     if choice.message is not None:
-        end.message.CopyFrom(_answer_message(choice.message))
+        end.message.content, end.message.reasoning = choice.message.content, choice.message.reasoning
+        for call in choice.message.tool_calls:
+            end.message.tool_calls.add(id=call.id, name=call.name, arguments=call.arguments)
     return end
-
-
-def _answer_message(message: FoldedMessage) -> pb.AnswerMessage:
-    calls = [pb.ToolCall(id=call.id, name=call.name, arguments=call.arguments) for call in message.tool_calls]
-    return pb.AnswerMessage(content=message.content, reasoning=message.reasoning, tool_calls=calls)
 
 
 def _usage(usage: Usage) -> pb.Usage:

@@ -6,7 +6,6 @@ The tokenizers are never changed, so that several threads can use them at the sa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
@@ -18,7 +17,7 @@ from app.settings import ModelSettings
 from deployments.model.files import bare_copy, describe, load_transformers_tokenizer, model_path
 from deployments.tokenizer.chat_template import ChatTemplate, as_it_is, tools_of
 from deployments.tokenizer.control_tokens import ControlTokens, encoded, strings_in, unused_character
-from deployments.tokenizer.response_templates import TEXT_FORMAT, response_template, with_calls
+from deployments.tokenizer.response_templates import TEXT_FORMAT, template_of, with_calls
 
 MIN_CHARACTERS_PER_TOKEN = 16
 """What a token may stand for at least, also where the vocabulary has no token so long: a normalizer can join characters."""
@@ -32,10 +31,11 @@ class PromptEncoder:
         self._template = ChatTemplate(
             self._tokenizer, settings.name, may_write_tools=settings.tool_parser in (None, TEXT_FORMAT)
         )
+        written = template_of(self._tokenizer, settings.tool_parser)
         self.card: ModelCard = msgspec.structs.replace(
             describe(settings, self._tokenizer),
             shows_tools=self._template.shows_tools,
-            response_template=self._response_template(settings),
+            response_template=with_calls(written) if self._template.as_text else written,
         )
         self._plain = bare_copy(self.card.tokenizer_json)
         self._control_tokens = ControlTokens(self.card.tokenizer_json, self._template.source)
@@ -104,14 +104,6 @@ class PromptEncoder:
         if marks is None:
             return encoded(self._plain, rendered)
         return self._control_tokens.encode_rendered(rendered, marks)
-
-    def _response_template(self, settings: ModelSettings) -> dict[str, Any] | None:
-        templates = self._tokenizer.chat_template
-        written = "\n".join(templates.values()) if isinstance(templates, dict) else templates
-        own = self._tokenizer.response_template
-        vocabulary = self._tokenizer.get_vocab()
-        chosen = response_template(settings.tool_parser, own, written, vocabulary)
-        return with_calls(chosen) if self._template.as_text else chosen
 
     def _check_length(self, characters: int, field: str) -> None:
         if characters > self._max_characters:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.ports import CALLS_FIELD, REASONING_FIELDS
+
+if TYPE_CHECKING:
+    from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +135,14 @@ _SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("llama3_json", ("<|start_header_id|>", '"parameters"')),
     ("think", ("</think>",)),
 )
+
+
+def template_of(tokenizer: TokenizersBackend, name: str | None) -> dict[str, Any] | None:
+    """The `response_template` of the model with this tokenizer; see `response_template`."""
+    written = tokenizer.chat_template
+    if isinstance(written, dict):
+        written = "\n".join(written.values())
+    return response_template(name, tokenizer.response_template, written, tokenizer.get_vocab())
 
 
 def response_template(

@@ -20,6 +20,7 @@ NAMES = """
     Client GenerationStream RequestFields RetryPolicy OnExit Clock
     Result ChoiceResult StreamStatus ModelInfo
     Frame Start Delta End Error ChoiceEnd ErrorDetail FinishReason Logprob TopLogprob Timings Usage
+    Message ToolCall ToolCallPiece
     ClientError NotReachable GenerationFailed ProtocolError TextMismatch StreamClosed
     Refused InvalidRequest AuthenticationFailed NotAllowed NotFound Conflict Expired RateLimited Unavailable
 """.split()

@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.dialects.openai import ChatFold, ChatStreamEncoder
+from app.dialects.openai import ChatFold, ChatStreamEncoder, model_object
 from app.schema.frames import ChoiceEnd, Delta, End, Frame, Message, ToolCall, ToolCallPiece
 from app.settings import ReasoningField
 from tests.cases.folds import folded
 from tests.cases.frames import STREAMS, TIMINGS, start, usage
+from tests.fakes.generator import FakeTokenizer
 
 FIELDS: list[tuple[ReasoningField, set[str]]] = [
     ("reasoning_content", {"reasoning_content"}),
@@ -89,3 +90,23 @@ def test_a_delta_with_all_parts_is_a_chunk_for_each() -> None:
         {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]},
     ]  # fmt: skip
     assert [choice.get("token_ids") for choice in choices] == [[7], None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("fields", "tools", "reasoning"),
+    [
+        (None, False, False),
+        ({"content"}, False, False),
+        ({"tool_calls"}, True, False),
+        ({"thinking"}, False, True),
+    ],
+)
+def test_a_model_has_the_abilities_of_its_template(
+    fields: set[str] | None, tools: bool, reasoning: bool
+) -> None:
+    template: dict[str, Any] | None = None
+    if fields is not None:
+        template = {"fields": {key: {} for key in fields}}
+    card = msgspec.structs.replace(FakeTokenizer().card, response_template=template)
+    abilities = model_object(card)["abilities"]
+    assert (abilities["tools"], abilities["reasoning"]) == (tools, reasoning)

@@ -94,7 +94,7 @@ def test_a_reader_may_resume_after_every_token() -> None:
     stream = stream_of()
     stream.feed(TokenBatch(1, 0, 0, ids, "stop"))
     whole = parts(stream.readers.join().take())
-    for cursor in range(len(ids) + 1):
+    for cursor in range(len(ids)):
         early = stream_of()
         early.feed(TokenBatch(1, 0, 0, ids[:cursor]))
         reader = early.readers.join()
@@ -117,9 +117,9 @@ def test_tokens_and_log_probabilities_are_with_their_parts() -> None:
 
 def test_a_cancelled_stream_has_what_was_said() -> None:
     stream = stream_of(n=2)
-    stream.feed(TokenBatch(1, 0, 0, encode("<think>Hm")))
 
     async def cancel() -> None:
+        stream.feed(TokenBatch(1, 0, 0, encode("<think>Hm")))
         stream.cancel()
 
     asyncio.run(cancel())

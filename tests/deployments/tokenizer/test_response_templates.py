@@ -10,8 +10,9 @@ from typing import Any, get_args
 import pytest
 
 from app.schema.tools import Tool
-from app.settings import ToolParser
+from app.settings import ModelSettings, ToolParser
 from app.text.output_parser import OutputParser, load_template
+from deployments.tokenizer.prompt_encoder import PromptEncoder
 from deployments.tokenizer.response_templates import FORMATS, response_template
 
 WEATHER = Tool(
@@ -225,3 +226,11 @@ def test_a_model_may_bring_its_own(caplog: pytest.LogCaptureFixture) -> None:
         wrong = {"fields": {"content": {"open_pattern": "("}}}
         assert response_template(None, wrong, "{{ tools }}<tool_call>", {"<think>": 1}) == FORMATS["hermes"]
     assert "can't be used" in caplog.text
+
+
+def test_the_format_of_a_tokenizer() -> None:
+    settings = ModelSettings(name="m")
+    assert PromptEncoder(settings).card.response_template is None
+    card = PromptEncoder(settings.model_copy(update={"tool_parser": "hermes"})).card
+    assert card.response_template == FORMATS["hermes"]
+    assert card.calls_tools and card.reasons

@@ -106,10 +106,10 @@ class JointReader(FrameSource):
         """One frame of all ends. The timings are those of the stream that ended last."""
         ends = [self._ends[number] for number in range(len(self._readers))]
         choices = chain.from_iterable(end.choices for end in ends)
-        return End(
-            ".".join(self._cursors),
-            [msgspec.structs.replace(choice, index=index) for index, choice in enumerate(choices)],
-            Usage(*map(sum, zip(*(msgspec.structs.astuple(end.usage) for end in ends), strict=True))),
-            last.timings,
-            list(chain.from_iterable(end.text_sha256 for end in ends)),
+        return msgspec.structs.replace(
+            last,
+            cursor=".".join(self._cursors),
+            choices=[msgspec.structs.replace(choice, index=index) for index, choice in enumerate(choices)],
+            usage=Usage(*map(sum, zip(*(msgspec.structs.astuple(end.usage) for end in ends), strict=True))),
+            text_sha256=list(chain.from_iterable(end.text_sha256 for end in ends)),
         )

@@ -37,7 +37,7 @@ def test_a_page_of_a_listed_origin_streams_by_fetch_and_by_event_source(server: 
     seen = asyncio.run(seen_by_page(server, LISTED_PORT))
     print(f"\n{seen}")
     chunks, events = seen["chunks"], seen["events"]
-    assert chunks["done"] and chunks["reads"] > 3 and chunks["stream"].startswith("st_")
+    assert chunks["done"] and chunks["reads"] > 1 and chunks["stream"].startswith("st_")
     assert events["types"][0] == "start" and events["types"][-1] == "end" and len(events["types"]) > 3
     assert seen["refused"] == {"status": 400, "param": "n"}
     assert seen["cancelled"] == {"status": 200, "state": "ended", "location": True}

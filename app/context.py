@@ -74,8 +74,10 @@ def truncated(prompt: list[int], request: GenerationRequest, card: ModelCard) ->
 def check_length(prompt: Sequence[int], most: int, field: str) -> None:
     """Raises `PromptTooLong` when the prompt has more than `most` tokens."""
     if len(prompt) > most:
+        # LangChain and LiteLLM look for "prompt is too long" in the message, and not for the code.
         raise PromptTooLong(
-            f"The prompt has {len(prompt)} tokens, {len(prompt) - most} more than the {most} that are allowed.",
+            f"The prompt is too long: it has {len(prompt)} tokens, {len(prompt) - most} more than the {most}"
+            " that are allowed.",
             param=field,
         )
 

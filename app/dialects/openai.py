@@ -72,7 +72,7 @@ def model_object(card: ModelCard) -> Model:
         "created": card.created,
         "owned_by": card.owned_by,
         "max_model_len": card.max_model_len_tokens,
-        "abilities": {"tools": False, "reasoning": False, "structured_output": False},
+        "abilities": {"tools": False, "reasoning": False, "structured_output": card.structured_output},
         "deterministic": card.deterministic,
         "sampling_defaults": msgspec.to_builtins(card.sampling_defaults),
     }

@@ -16,7 +16,13 @@ from app.errors import InvalidRequest, PromptTooLong
 from app.ports import ModelCard
 from app.schema.requests import GenerationRequest, Message
 from app.settings import ModelSettings
-from deployments.model.files import bare_copy, describe, load_transformers_tokenizer, model_path
+from deployments.model.files import (
+    bare_copy,
+    describe,
+    load_transformers_tokenizer,
+    model_path,
+    read_end_ids,
+)
 from deployments.tokenizer.control_tokens import ControlTokens, encoded, strings_in, unused_character
 
 MIN_CHARACTERS_PER_TOKEN = 16
@@ -32,6 +38,7 @@ class PromptEncoder:
     def __init__(self, settings: ModelSettings) -> None:
         self._tokenizer = load_transformers_tokenizer(model_path(settings))
         self.card: ModelCard = describe(settings, self._tokenizer)
+        self.end_ids = read_end_ids(model_path(settings), self._tokenizer)
         self._plain = bare_copy(self.card.tokenizer_json)
         template = self._tokenizer.get_chat_template() if self.card.has_chat_template else ""
         self._control_tokens = ControlTokens(self.card.tokenizer_json, template)

@@ -100,7 +100,16 @@ def test_an_answer_that_is_cut_says_length(client: OpenAI) -> None:
         ({"temperature": 3}, openai.BadRequestError, "temperature"),
         ({"messages": []}, openai.BadRequestError, "messages"),
         ({"max_tokens": "many"}, openai.BadRequestError, "max_tokens"),
-        ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "response_format"),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "none", "schema": {"type": "string", "not": {}}},
+                }
+            },
+            openai.BadRequestError,
+            "response_format",
+        ),
         ({"messages": [{"role": "user", "content": "fox " * 3000}]}, openai.BadRequestError, "messages"),
     ],
 )

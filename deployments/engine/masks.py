@@ -30,6 +30,9 @@ class Masks:
 
 NO_MASKS = Masks()
 
+_BARRED = torch.where(torch.arange(256)[:, None] >> torch.arange(8) & 1 == 1, 0.0, float("-inf"))
+"""What the eight tokens of each byte of a mask get added: (256, 8), float32."""
+
 
 class MaskFiller:
     """Makes the masks of one step after the other, in a thread of its own that starts with the first."""
@@ -72,9 +75,8 @@ def apply_masks(logits: torch.Tensor, masks: Items[bytes | None]) -> None:
         bytearray(b"".join(mask for mask in masks if mask is not None)), dtype=torch.uint8
     )
     packed = packed.view(len(rows), -1).to(logits.device, non_blocking=True)
-    shifts = torch.arange(8, dtype=torch.uint8, device=logits.device)
-    allowed = (packed[:, :, None] >> shifts & 1).view(len(rows), -1)[:, : logits.shape[1]]
-    barred = torch.zeros(allowed.shape, device=logits.device).masked_fill_(allowed == 0, float("-inf"))
+    table = _BARRED.to(logits.device)
+    barred = torch.nn.functional.embedding(packed.int(), table).view(len(rows), -1)[:, : logits.shape[1]]
     if len(rows) == len(logits):
         logits += barred
     else:

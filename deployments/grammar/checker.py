@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import OrderedDict
 from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 
@@ -84,10 +85,14 @@ class GrammarChecker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            # Where this code is, whatever the paths of this process are.
+            cwd=Path(__file__).parents[2],
         )
-        assert child.stdin is not None
+        assert child.stdin is not None and child.stdout is not None
         child.stdin.write(self._vocabulary + b"\n")
         child.stdin.flush()
+        if not child.stdout.readline():
+            raise RuntimeError(f"the process that compiles constraints ended with {self._end()}")
         return child
 
     def _end(self) -> int:

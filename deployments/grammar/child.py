@@ -1,7 +1,7 @@
 """The process that compiles what clients send, so that a schema that takes for ever or crashes the library harms nothing else.
 
 It reads lines of JSON: the vocabulary first, then constraints. It answers each with a line: what is wrong with it, or an empty
-string. It ends when its input does, and by itself when a constraint takes more than `COMPILE_CPU_S`.
+string, as for the vocabulary. It ends when its input does, and by itself when a constraint takes more than `COMPILE_CPU_S`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def main() -> None:
         most = int(file.read().split()[0]) * resource.getpagesize() + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     decode = msgspec.json.Decoder(Constraint).decode
+    _answer("")
     for line in lines:
         constraint = decode(line)
         signal.setitimer(signal.ITIMER_PROF, COMPILE_CPU_S)
@@ -49,8 +50,12 @@ def main() -> None:
         except InvalidGrammar as error:
             complaint = str(error)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        sys.stdout.buffer.write(msgspec.json.encode(complaint) + b"\n")
-        sys.stdout.buffer.flush()
+        _answer(complaint)
+
+
+def _answer(complaint: str) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(complaint) + b"\n")
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

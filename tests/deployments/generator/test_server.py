@@ -96,4 +96,4 @@ def test_what_takes_long_of_a_job_is_done_before_the_engine_gets_it() -> None:
         assert loop.prepared == [constrained]
         await server.close()
 
-    run(main())
+    asyncio.run(main())  # with a thread, for which the other loop does not wait

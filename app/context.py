@@ -14,10 +14,18 @@ from app.settings import LimitsSettings
 
 
 def check_vocabulary(request: GenerationRequest, card: ModelCard) -> None:
-    """Raises `InvalidRequest` when the request names a token that the model does not have, or a template that it lacks."""
+    """Raises `InvalidRequest` when the request names a token that the model does not have, or needs a template or structured
+    output that it lacks.
+    """
     _check_ids(request.prompt_token_ids or (), "prompt_token_ids", card)
     _check_ids(request.sampling.logit_bias, "logit_bias", card)
     _check_ids(request.sampling.stop_token_ids, "stop_token_ids", card)
+    constraint = request.sampling.constraint
+    if constraint is not None and not card.structured_output:
+        raise InvalidRequest(
+            f"The model {card.name} has no structured output; leave {constraint.param} out.",
+            param=constraint.param,
+        )
     if request.messages is not None and not card.has_chat_template:
         raise InvalidRequest(f"The model {card.name} has no chat template; send a prompt.", param="messages")
     check_tools(request, card)

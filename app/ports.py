@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from app.schema.constraint import Constraint
 from app.schema.requests import GenerationRequest
 from app.schema.sampling import SamplingDefaults
 from app.schema.tokens import Job, Steering, TokenBatch
@@ -22,9 +23,9 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """What the ingress must know of a model to validate for it and to write its text.
 
     `tokenizer_json` is the serialised `tokenizers.Tokenizer`; `created` is Unix seconds. `shows_tools`: the chat template shows
-    the model the tools of a request. `sampling_defaults` stand for what a request leaves out. `deterministic` is that of the
-    generators, which the tokenizer does not know. `response_template` says how the model writes reasoning and tool calls, in
-    the format of transformers.
+    the model the tools of a request. `sampling_defaults` stand for what a request leaves out. `structured_output`: constraints are
+    honoured. `deterministic` is that of the generators, which the tokenizer does not know. `response_template` says how the model
+    writes reasoning and tool calls, in the format of transformers.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     has_chat_template: bool
     shows_tools: bool = False
     sampling_defaults: SamplingDefaults = SamplingDefaults()
+    structured_output: bool = False
     deterministic: bool = False
     response_template: dict[str, Any] | None = None
 
@@ -70,6 +72,13 @@ class Tokenizer(Protocol):
         """The ids of a piece of text as it stands: no special tokens are added, and the names of such are plain text.
 
         Raises `PromptTooLong` for text that can't possibly fit, `Overloaded` and `GeneratorUnavailable`.
+        """
+        ...
+
+    async def check_constraint(self, constraint: Constraint) -> None:
+        """Returns when the constraint is known to be one that can be kept. Only for a model with `structured_output`.
+
+        Raises `InvalidRequest` for any other, `Overloaded` and `GeneratorUnavailable`.
         """
         ...
 

@@ -198,6 +198,9 @@ class Producer:
         check_vocabulary(request, card)
         created_s = self._clock.time()
         given = truncated(list(request.prompt_token_ids or ()), request, card)
+        constraint = request.sampling.constraint
+        if constraint is not None:
+            await model.tokenizer.check_constraint(constraint)
         prompt = given or await model.tokenizer.encode(request)
         seed = drawn_seed() if request.seed is None else request.seed
         return StreamRecord(
@@ -205,7 +208,12 @@ class Producer:
             owner=owner,
             # What follows needs the tokens only. The text can be as large as a body.
             request=msgspec.structs.replace(
-                request, prompt=None, messages=None, prompt_token_ids=None, chat_template_kwargs={}
+                request,
+                prompt=None,
+                messages=None,
+                prompt_token_ids=None,
+                chat_template_kwargs={},
+                sampling=msgspec.structs.replace(request.sampling, constraint=None),
             ),
             prompt=prompt,
             sampling=fit_sampling(request, prompt, seed, card, self._settings.limits),

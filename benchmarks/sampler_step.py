@@ -26,21 +26,24 @@ _KINDS: dict[str, dict[str, Any]] = {
     "top_p 0.95": {"top_p": 0.95},
     "min_p 0.05": {"min_p": 0.05},
     "greedy, logprobs 5": {"temperature": 0.0, "logprobs": 5},
+    "greedy, grammar": {"temperature": 0.0},
 }
+_CONSTRAINED = ("greedy, grammar",)
 
 
-def measure(logits: torch.Tensor, sampling: dict[str, Any], rounds: int) -> float:
-    """CPU milliseconds of one step. `logits`: (rows, vocabulary), float32."""
+def measure(logits: torch.Tensor, sampling: dict[str, Any], rounds: int, *, constrained: bool) -> float:
+    """CPU milliseconds of one step. `logits`: (rows, vocabulary), float32. `constrained`: a grammar bars every second token."""
     sequences = []
     for seed in range(len(logits)):
         job = Job(ingress="", key=0, prompt=[0], sampling=SamplingParams(max_tokens=9, seed=seed, **sampling))
         sequences.append(Sequence(job, 0, 64, 0))
+    masks = [b"\x55" * (-(-logits.shape[1] // 32) * 4)] * len(logits) if constrained else []
     sampler = Sampler(frozenset())
     best_s = float("inf")
     for _ in range(rounds):
         given = logits.clone()
         begin_s = time.process_time()
-        sampler.sample(given, sequences)
+        sampler.sample(given, sequences, masks)
         best_s = min(best_s, time.process_time() - begin_s)
     return best_s * 1000
 
@@ -59,7 +62,11 @@ def main() -> None:
         for rows in arguments.rows:
             plain = torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(0))
             for name, sampling in _KINDS.items():
-                costs = [measure(plain * scale, sampling, arguments.rounds) for scale in (3.0, 0.3)]
+                constrained = name in _CONSTRAINED
+                costs = [
+                    measure(plain * scale, sampling, arguments.rounds, constrained=constrained)
+                    for scale in (3.0, 0.3)
+                ]
                 print(
                     f"| {vocabulary} | {rows} | {name} | {costs[0]:.2f} | {costs[1]:.2f} |",
                     flush=True,

@@ -31,6 +31,7 @@ from app.asgi.application import build_app
 from app.clock import SystemClock
 from app.model import Model
 from app.ports import ModelCard, TokenSink
+from app.schema.constraint import Constraint
 from app.schema.requests import GenerationRequest
 from app.schema.tokens import Job, Steering, TokenBatch
 from app.service import GenerationService
@@ -90,6 +91,9 @@ class Prompts:
 
     async def encode(self, request: GenerationRequest) -> list[int]:
         return list(request.prompt_token_ids or (1,))
+
+    async def check_constraint(self, constraint: Constraint) -> None:
+        """Takes all."""
 
     async def encode_text(self, text: str) -> list[int]:
         return [1]

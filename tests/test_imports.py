@@ -53,11 +53,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "deployments.engine": (
         "deployments.engine",
         "deployments.gguf",
+        "deployments.grammar",
         "app.schema",
         "app.errors",
         "app.settings",
     ),
     "deployments.gguf": ("deployments.gguf",),
+    "deployments.grammar": ("deployments.grammar", "app.errors", "app.schema"),
     "deployments.links": ("deployments.links", "app.wakeup"),
     "deployments.messages": ("deployments.messages", "app.schema", "app.errors", "app.ports"),
 }

@@ -103,7 +103,11 @@ def model_object(card: ModelCard) -> Model:
         "created": card.created,
         "owned_by": card.owned_by,
         "max_model_len": card.max_model_len_tokens,
-        "abilities": {"tools": card.calls_tools, "reasoning": card.reasons, "structured_output": False},
+        "abilities": {
+            "tools": card.calls_tools,
+            "reasoning": card.reasons,
+            "structured_output": card.structured_output,
+        },
         "deterministic": card.deterministic,
         "sampling_defaults": msgspec.to_builtins(card.sampling_defaults),
     }

@@ -204,7 +204,7 @@ class TokenIds(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ResponseFormat(_message.Message):
-    __slots__ = ("text", "json_object", "json_schema", "regex")
+    __slots__ = ("text", "json_object", "json_schema", "regex", "grammar")
     class Text(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...
@@ -223,15 +223,22 @@ class ResponseFormat(_message.Message):
         PATTERN_FIELD_NUMBER: _ClassVar[int]
         pattern: str
         def __init__(self, pattern: _Optional[str] = ...) -> None: ...
+    class Grammar(_message.Message):
+        __slots__ = ("grammar",)
+        GRAMMAR_FIELD_NUMBER: _ClassVar[int]
+        grammar: str
+        def __init__(self, grammar: _Optional[str] = ...) -> None: ...
     TEXT_FIELD_NUMBER: _ClassVar[int]
     JSON_OBJECT_FIELD_NUMBER: _ClassVar[int]
     JSON_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     REGEX_FIELD_NUMBER: _ClassVar[int]
+    GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     text: ResponseFormat.Text
     json_object: ResponseFormat.JsonObject
     json_schema: ResponseFormat.JsonSchema
     regex: ResponseFormat.Regex
-    def __init__(self, text: _Optional[_Union[ResponseFormat.Text, _Mapping]] = ..., json_object: _Optional[_Union[ResponseFormat.JsonObject, _Mapping]] = ..., json_schema: _Optional[_Union[ResponseFormat.JsonSchema, _Mapping]] = ..., regex: _Optional[_Union[ResponseFormat.Regex, _Mapping]] = ...) -> None: ...
+    grammar: ResponseFormat.Grammar
+    def __init__(self, text: _Optional[_Union[ResponseFormat.Text, _Mapping]] = ..., json_object: _Optional[_Union[ResponseFormat.JsonObject, _Mapping]] = ..., json_schema: _Optional[_Union[ResponseFormat.JsonSchema, _Mapping]] = ..., regex: _Optional[_Union[ResponseFormat.Regex, _Mapping]] = ..., grammar: _Optional[_Union[ResponseFormat.Grammar, _Mapping]] = ...) -> None: ...
 
 class ResumeRequest(_message.Message):
     __slots__ = ("stream", "after")

@@ -7,13 +7,16 @@ integer is a number. `null` means the same as leaving the field out.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, LiteralString
+from typing import Annotated, LiteralString
 
+import msgspec
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.errors import InvalidRequest
+from app.schema.constraint import Constraint
 from app.schema.requests import GenerationRequest, Message, OnDisconnect
+from app.schema.response_format import ResponseFormat
 from app.schema.sampling import MAX_LOGPROBS, SamplingDefaults, SamplingParams
 from app.settings import LimitsSettings
 
@@ -106,47 +109,6 @@ Logprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
 MaxTokens = Annotated[int, Field(ge=1)]
 
 
-class TextFormat(BaseModel):
-    """Free text, which is the default."""
-
-    model_config = ConfigDict(strict=True)
-    type: Literal["text"]
-
-
-class JsonObjectFormat(BaseModel):
-    """Any JSON object."""
-
-    model_config = ConfigDict(strict=True)
-    type: Literal["json_object"]
-
-
-class JsonSchema(BaseModel):
-    model_config = ConfigDict(strict=True)
-    json_schema: dict[str, Any] = Field(alias="schema")
-    name: Annotated[str, Field(max_length=64)] | None = None
-
-
-class JsonSchemaFormat(BaseModel):
-    """JSON that fits a schema."""
-
-    model_config = ConfigDict(strict=True)
-    type: Literal["json_schema"]
-    json_schema: JsonSchema
-
-
-class RegexFormat(BaseModel):
-    """Text that matches a regular expression as a whole."""
-
-    model_config = ConfigDict(strict=True)
-    type: Literal["regex"]
-    pattern: Annotated[str, Field(min_length=1, max_length=4096)]
-
-
-ResponseFormat = Annotated[
-    TextFormat | JsonObjectFormat | JsonSchemaFormat | RegexFormat, Field(discriminator="type")
-]
-
-
 class Fields(BaseModel):
     """What every body and message has in common: `null` means the same as leaving the field out."""
 
@@ -210,7 +172,9 @@ class GenerationFields(Fields):
     )
     n: int = Field(default=1, ge=1, le=MAX_CHOICES, description="How many answers to the same prompt.")
     return_token_ids: bool = Field(default=False, description="Send the token ids with the text.")
-    response_format: ResponseFormat | None = Field(default=None, description="Only text is supported so far.")
+    response_format: ResponseFormat | None = Field(
+        default=None, description="What the answer must look like. Not with ignore_eos or min_tokens."
+    )
     timeout_s: float | None = Field(
         default=None, gt=0, description="The stream ends with an error after so many seconds."
     )
@@ -233,15 +197,16 @@ class GenerationFields(Fields):
         model = self.model or default_model
         if model is None:
             raise InvalidRequest("model is required: several models are served here.", param="model")
-        if self.response_format is not None and self.response_format.type != "text":
-            raise InvalidRequest(
-                f"response_format {self.response_format.type} is not supported yet; only text is.",
-                param="response_format",
-            )
         self._check_limits(limits, max_tokens, max_tokens_param)
+        constraint = self._constraint()
+        for name in ("ignore_eos", "min_tokens"):
+            if constraint is not None and getattr(self, name):
+                raise InvalidRequest(
+                    f"{name} can't go with {constraint.param}, which says where the answer ends.", param=name
+                )
         return GenerationRequest(
             model=model,
-            sampling=self.sampling(max_tokens, logprobs),
+            sampling=msgspec.structs.replace(self.sampling(max_tokens, logprobs), constraint=constraint),
             left_out=tuple(
                 name for name in SamplingDefaults.__struct_fields__ if name not in self.model_fields_set
             ),
@@ -275,6 +240,10 @@ class GenerationFields(Fields):
             stop_token_ids=tuple(self.stop_token_ids),
             logprobs=logprobs,
         )
+
+    def _constraint(self) -> Constraint | None:
+        """What the answer must be, if anything is said of it. Raises `InvalidRequest`."""
+        return None if self.response_format is None else self.response_format.constraint()
 
     def _check_limits(self, limits: LimitsSettings, max_tokens: int | None, max_tokens_param: str) -> None:
         if max_tokens is not None and self.min_tokens > max_tokens:

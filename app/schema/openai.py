@@ -14,10 +14,12 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from app.errors import InvalidRequest
 from app.schema.chat_fields import ChatFields, SomeOrAll
+from app.schema.constraint import Constraint
 from app.schema.fields import Fields, GenerationFields, Logprobs, TokenIds, signed_seed
 from app.schema.messages import OpenAIChatMessages, to_messages
 from app.schema.requests import GenerationRequest, OnDisconnect
 from app.schema.sampling import drawn_seed
+from app.schema.structured_outputs import StructuredOutputs
 from app.schema.tool_fields import OpenAITools
 from app.settings import LimitsSettings
 
@@ -42,7 +44,6 @@ _UNAVAILABLE: dict[str, tuple[object, ...]] = {
     "guided_regex": (),
     "guided_choice": (),
     "guided_grammar": (),
-    "structured_outputs": (),
     "include_stop_str_in_output": (False,),
     "chat_template": (),
     "documents": ([],),
@@ -87,6 +88,19 @@ class _OpenAIBody(GenerationFields):
         default=None,
         description="Keep so many of the prompt's last tokens; -1 as many as leave room for the answer.",
     )
+
+    structured_outputs: StructuredOutputs | None = Field(
+        default=None, description="response_format in vLLM's words; only one of the two."
+    )
+
+    def _constraint(self) -> Constraint | None:
+        if self.structured_outputs is None:
+            return super()._constraint()
+        if super()._constraint() is not None:
+            raise InvalidRequest(
+                "Only one of response_format and structured_outputs may be given.", param="structured_outputs"
+            )
+        return self.structured_outputs.constraint()
 
     def _check_dialect(self) -> None:
         """Raises `InvalidRequest` for fields that this service knows and can't honour."""

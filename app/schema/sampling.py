@@ -9,6 +9,8 @@ import secrets
 
 import msgspec
 
+from app.schema.constraint import Constraint
+
 MAX_LOGPROBS = 20
 
 
@@ -31,7 +33,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """The sampling half of a request. Penalties, bias and `min_tokens` count the tokens already generated.
 
     `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 switch their filter off. `seed` is the request's own or
-    the one the server assigned. `logprobs` is the number of alternatives reported with each token; None reports nothing.
+    the one the server assigned. `logprobs` is the number of alternatives reported with each token; None reports nothing. The
+    answer fits the `constraint`, if there is one.
     """
 
     max_tokens: int
@@ -48,3 +51,4 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     logit_bias: dict[int, float] = {}
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
+    constraint: Constraint | None = None

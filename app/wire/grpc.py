@@ -185,6 +185,8 @@ def _response_format(message: pb.ResponseFormat) -> dict[str, Any]:
         return {"type": kind, "json_schema": said}
     if kind == "regex":
         return {"type": kind} | _said(message.regex, "pattern")
+    if kind == "grammar":
+        return {"type": kind} | _said(message.grammar, "grammar")
     return {"type": kind}
 
 

@@ -20,8 +20,10 @@ from app.schema.sampling import SamplingParams
 from app.schema.tokens import Job, TokenBatch
 from deployments.engine.config import EngineConfig
 from deployments.engine.divergences import DIVERGED, Divergences
+from deployments.engine.grammars import Grammars
 from deployments.engine.handed_over import HandedOverToken, limit_checks
 from deployments.engine.job_choice import longest_wait_s
+from deployments.engine.masks import NO_MASKS, MaskFiller, Masks
 from deployments.engine.model_runner import ModelRunner
 from deployments.engine.prefill_budget import PrefillBudget
 from deployments.engine.protocol import EngineStatistics, Outputs
@@ -45,6 +47,7 @@ Outcome = Sample | str
 """What a sequence gets in a step: a sample, or the error with which it ends."""
 
 _FAILED = "The model failed on this request."
+_GRAMMAR_BROKEN = "The answer can't go on within its grammar."
 _NOT_FINITE = "The model gave numbers that are not finite for this request."
 
 
@@ -52,7 +55,8 @@ class TransformersEngine(StreamEngine[Sequence]):
     """Implements `protocol.Engine`. Raises `UnsupportedModel` when the model can't be served.
 
     `end_ids` are the tokens with which the model ends by itself; by default those of its generation
-    configuration. `max_model_len_tokens` is the model's own length, or what the configuration leaves of it.
+    configuration. `tokenizer_json` is the text of the model's tokenizer file, which structured output needs;
+    without it there is none. `max_model_len_tokens` is the model's own length, or what the configuration leaves of it.
     """
 
     _scheduler: Scheduler
@@ -63,6 +67,7 @@ class TransformersEngine(StreamEngine[Sequence]):
         config: EngineConfig,
         *,
         end_ids: frozenset[int] | None = None,
+        tokenizer_json: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = ModelRunner(model, config)
@@ -75,6 +80,8 @@ class TransformersEngine(StreamEngine[Sequence]):
             end_ids=model_end_ids(model) if end_ids is None else end_ids,
         )
         self._sampler = Sampler(self._end_ids)
+        self._grammars = Grammars.of_tokenizer(tokenizer_json, self.vocab_size, self._end_ids)
+        self._mask_filler = MaskFiller()
         self._divergences = Divergences(config.on_divergence, str(model.dtype).removeprefix("torch."))
         self._clock = clock
         self._prefill_budget = PrefillBudget(config.prefill_chunk_ms / 1000, config.prefill_chunk_tokens)
@@ -117,13 +124,22 @@ class TransformersEngine(StreamEngine[Sequence]):
             divergences=self._divergences.count,
         )
 
+    def prepare(self, job: Job) -> None:
+        if self._grammars is None:
+            super().prepare(job)
+        elif job.sampling.constraint is not None:
+            self._grammars.prepare(job.sampling.constraint)
+
     def _make_sequences(self, job: Job, choices: list[int]) -> list[Sequence]:
         sequences = [
             Sequence(job, choice, self.max_model_len_tokens, self._arrivals + choice) for choice in choices
         ]
         self._arrivals += job.n
+        constraint = job.sampling.constraint
         for sequence in sequences:
             sequence.siblings = sequences
+            if constraint is not None and self._grammars is not None:
+                sequence.matcher = self._grammars.matcher(constraint)
         return sequences
 
     def _shortest_step_s(self) -> float:
@@ -201,11 +217,14 @@ class TransformersEngine(StreamEngine[Sequence]):
 
     def _run_together(self, chunks: list[Chunk]) -> list[tuple[Sequence, Outcome]]:
         began_s = self._clock()
+        filling = self._mask_filler.begin(chunks)
         logits, sequences, handed_over = self._runner.forward(chunks)
         self.progress()
-        samples = self._sampler.sample(logits[: len(sequences)], sequences) if sequences else []
+        masks = NO_MASKS if filling is None else filling.result()
+        own = [masks.of.get((sequence, sequence.position)) for sequence in sequences] if filling else []
+        samples = self._sampler.sample(logits[: len(sequences)], sequences, own) if sequences else []
         self.progress()
-        recomputed = self._recompute(logits[len(sequences) :], handed_over)
+        recomputed = self._recompute(logits[len(sequences) :], handed_over, masks)
         for chunk in chunks:
             chunk.sequence.computed = chunk.end
         for sequence, sample in zip(sequences, samples, strict=True):
@@ -216,17 +235,20 @@ class TransformersEngine(StreamEngine[Sequence]):
         prompt_tokens = sum(chunk.count for chunk in chunks if chunk.count > 1)
         decode_tokens = sum(chunk.count == 1 for chunk in chunks)
         self._prefill_budget.record(prompt_tokens, decode_tokens, self._clock() - began_s)
-        ended = self._diverged(handed_over, recomputed)
-        outcomes: list[tuple[Sequence, Outcome]] = [(sequence, DIVERGED) for sequence in ended]
+        ended: dict[Sequence, Outcome] = dict.fromkeys(masks.broken, _GRAMMAR_BROKEN)
+        for sequence in self._diverged(handed_over, recomputed):
+            ended.setdefault(sequence, DIVERGED)
+        outcomes = list(ended.items())
         outcomes += [pair for pair in zip(sequences, samples, strict=True) if pair[0] not in ended]
         return outcomes
 
-    def _recompute(self, logits: torch.Tensor, tokens: list[HandedOverToken]) -> list[Sample]:
+    def _recompute(self, logits: torch.Tensor, tokens: list[HandedOverToken], masks: Masks) -> list[Sample]:
         """What this engine chooses in place of `tokens`. `logits`: (len(tokens), vocab_size)."""
         samples: list[Sample] = []
         for begin in range(0, len(tokens), CHECKED_AT_ONCE):
             part = slice(begin, begin + CHECKED_AT_ONCE)
-            samples += self._sampler.sample(logits[part], tokens[part])
+            own = [masks.of.get((token.sequence, token.position)) for token in tokens[part]]
+            samples += self._sampler.sample(logits[part], tokens[part], own)
             self.progress()
         return samples
 

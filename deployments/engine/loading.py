@@ -26,6 +26,7 @@ def load_engine(
     dtype: str = "auto",
     threads: Threads | None = None,
     end_ids: frozenset[int] | None = None,
+    tokenizer_json: str | None = None,
 ) -> TransformersEngine:
     """Loads the weights and checks the model. Raises `UnsupportedModel`, and `OSError` when there is no model
     at `path`.
@@ -33,7 +34,7 @@ def load_engine(
     `device` is auto (CUDA if there is one), cpu or cuda; `dtype` is auto (as the weights say, bfloat16 for quantized ones of a
     GGUF file), float32, bfloat16 or float16. On a CPU that has no arithmetic of its own for half precision, auto means float32.
     With `threads`, the number of torch's threads is set for the process.
-    `end_ids` are the engine's; None or none: those that the loaded model names.
+    `end_ids` are the engine's; None or none: those that the loaded model names. `tokenizer_json`: see `TransformersEngine`.
     """
     target = choose_device(device)
     wanted: torch.dtype | Literal["auto"] = "auto" if dtype == "auto" else getattr(torch, dtype)
@@ -53,7 +54,7 @@ def load_engine(
         number = threads.number(model.num_parameters(), usable_cores())
         torch.set_num_threads(number)
         logger.info("the engine computes with %d threads on %d cores", number, usable_cores())
-    return TransformersEngine(model, config, end_ids=end_ids or None)
+    return TransformersEngine(model, config, end_ids=end_ids or None, tokenizer_json=tokenizer_json)
 
 
 def choose_device(device: str) -> torch.device:

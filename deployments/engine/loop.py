@@ -106,6 +106,12 @@ class EngineLoop:
             self._commands.append(job)
             self._changed.notify()
 
+    def prepare(self, job: Job) -> None:
+        """Does what takes long of a job, before `add`, and lets the steps go on. Blocks; for another thread than the event
+        loop's. Raises `InvalidRequest`.
+        """
+        self._engine.prepare(job)
+
     def abort(self, ingress: str, key: int) -> None:
         """Drops a stream, whether it is there or not. A batch that is on its way may still be delivered."""
         with self._changed:

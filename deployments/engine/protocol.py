@@ -78,6 +78,10 @@ class Engine(Protocol):
         """Whether a seeded or greedy request gets the same tokens whatever else is computed, and after a hand-over."""
         ...
 
+    def prepare(self, job: Job) -> None:
+        """Does what takes long of `add`, at any time and in any thread. Raises `InvalidRequest` as `add` does."""
+        ...
+
     def add(self, job: Job) -> None:
         """Takes a job. Raises `InvalidRequest` (`PromptTooLong` among them) and `Overloaded`; then nothing is
         kept of it.

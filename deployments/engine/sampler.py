@@ -17,6 +17,7 @@ from app.schema.tokens import TokenLogprob
 from deployments.engine.draw import draw, draw_of, weights_of
 from deployments.engine.filters import of_candidates, of_vocabulary
 from deployments.engine.logprobs import LogprobReport
+from deployments.engine.masks import apply_masks
 from deployments.engine.penalties import adjust
 from deployments.engine.randomness import place_key
 from deployments.engine.sampled_sequence import SampledSequence
@@ -37,11 +38,18 @@ class Sampler:
         self._end_ids = end_ids
 
     @torch.inference_mode()
-    def sample(self, logits: torch.Tensor, sequences: Items[SampledSequence]) -> list[Sample]:
-        """One sample for each row. `logits`: (rows, vocab_size), of any float dtype; float32 logits are changed."""
+    def sample(
+        self, logits: torch.Tensor, sequences: Items[SampledSequence], masks: Items[bytes | None] = ()
+    ) -> list[Sample]:
+        """One sample for each row. `logits`: (rows, vocab_size), of any float dtype; float32 logits are changed.
+
+        `masks`: what each row may be; none where no row has one.
+        """
         logits = logits.float()
         report = LogprobReport(logits, sequences)
         adjust(logits, sequences, self._end_ids)
+        if masks:
+            apply_masks(logits, masks)
         peaks, tokens = logits.max(dim=-1)
         finite = peaks.isfinite()
         complete = torch.ones_like(finite)

@@ -7,6 +7,7 @@ from enum import Enum
 from app.schema.tokens import Job
 from deployments.engine.extents import Extent
 from deployments.engine.job_choice import JobChoice
+from deployments.engine.matcher import Matcher
 from deployments.engine.token_counts import TokenCounts
 
 _AHEAD = 1 << 62
@@ -28,6 +29,7 @@ class Sequence(JobChoice):
     same stream, itself among them. `passed`: how many younger ones got memory while it found none. `pause_asked`: it is to be
     paused when it has `paid_from` generated tokens. Of its `handed_over` tokens, those from number `checked` on have not been
     compared with what the engine chooses itself. Steered ones, and those before them, are not compared.
+    `matcher` belongs to the thread that fills the masks.
     """
 
     __slots__ = (
@@ -37,6 +39,7 @@ class Sequence(JobChoice):
         "counts",
         "extent",
         "handed_over",
+        "matcher",
         "on_trial",
         "paid_from",
         "passed",
@@ -59,6 +62,7 @@ class Sequence(JobChoice):
         self.passed = 0
         self.paid_from = 0
         self.pause_asked = False
+        self.matcher: Matcher | None = None
         self.checked = self.steered
         self.handed_over = len(generated)
         self.counts = TokenCounts.for_request(job.sampling, job.prompt, generated)

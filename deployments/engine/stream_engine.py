@@ -96,8 +96,15 @@ class StreamEngine(Generic[S]):
     def _admit(self) -> None:
         """Called when streams have changed: for an engine that gives places to waiting sequences outside of `step`."""
 
+    def prepare(self, job: Job) -> None:
+        """An engine that has structured output overrides this."""
+        constraint = job.sampling.constraint
+        if constraint is not None:
+            raise InvalidRequest("This engine has no structured output.", param=constraint.param)
+
     def add(self, job: Job) -> None:
         check_job(job, self.vocab_size, self.max_model_len_tokens)
+        self.prepare(job)
         stream = (job.ingress, job.key)
         if stream in self._streams:
             raise InvalidRequest(f"The ingress already has a stream with the key {job.key}.")

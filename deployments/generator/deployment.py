@@ -16,7 +16,14 @@ from deployments.engine.simulated import SimulatedEngine
 from deployments.engine.threads import Threads
 from deployments.generator.autoscaling import Load
 from deployments.generator.server import GeneratorServer
-from deployments.model.files import load_tokenizer, model_path, printable_token_ids, read_end_ids
+from deployments.model.files import (
+    load_tokenizer,
+    load_transformers_tokenizer,
+    model_path,
+    printable_token_ids,
+    read_end_ids,
+    serialised,
+)
 
 if TYPE_CHECKING:
     from deployments.engine.protocol import Engine
@@ -30,23 +37,25 @@ def build_engine(settings: ModelSettings, replicas: int = 1) -> Engine:
     config = EngineConfig.from_settings(settings)
     path = model_path(settings)
     if settings.engine == "simulated":
-        tokenizer = load_tokenizer(path)
+        bare = load_tokenizer(path)
         return SimulatedEngine(
             config,
-            vocab_size=tokenizer.get_vocab_size(),
-            token_ids=printable_token_ids(tokenizer),
+            vocab_size=bare.get_vocab_size(),
+            token_ids=printable_token_ids(bare),
             first_token_s=settings.simulated.first_token_s,
             step_s=settings.simulated.step_s,
         )
     # torch stays out of the processes that only build or route.
     from deployments.engine.loading import load_engine
 
+    tokenizer = load_transformers_tokenizer(path)
     return load_engine(
         path,
         config,
         device=settings.device,
         dtype=settings.dtype,
-        end_ids=read_end_ids(path),
+        end_ids=read_end_ids(path, tokenizer),
+        tokenizer_json=serialised(tokenizer),
         threads=Threads(settings.threads, replicas, settings.cpus_per_replica),
     )
 

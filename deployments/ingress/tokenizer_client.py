@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TypeVar
 
 from app.ports import ModelCard
+from app.schema.constraint import Constraint
 from app.schema.requests import GenerationRequest
 from deployments.ingress.call_failure import as_service_error
 from deployments.links.link import Link, LinkBroken
 from deployments.messages import call
 from deployments.messages.call import Request, decode_reply
-from deployments.messages.tokenizer import Describe, EncodePrompt, EncodeText
+from deployments.messages.tokenizer import CheckConstraint, Describe, EncodePrompt, EncodeText
 
 DESCRIBE_TIMEOUT_S = 10.0
 ENCODE_TIMEOUT_S = 30.0
@@ -35,6 +36,10 @@ class TokenizerClient:
     async def encode_text(self, text: str) -> list[int]:
         """See `app.ports.Tokenizer.encode_text`."""
         return await self._call(EncodeText(text), ENCODE_TIMEOUT_S)
+
+    async def check_constraint(self, constraint: Constraint) -> None:
+        """See `app.ports.Tokenizer.check_constraint`."""
+        await self._call(CheckConstraint(constraint), ENCODE_TIMEOUT_S)
 
     async def _call(self, request: Request[Result], timeout_s: float) -> Result:
         """The result. A call that breaks is made once more: it changes nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from app.ports import ModelCard
+from app.schema.constraint import Constraint
 from app.schema.requests import GenerationRequest
 from deployments.messages.call import Request
 
@@ -25,6 +26,12 @@ class EncodeText(Request[list[int]], frozen=True, array_like=True, tag="text"):
     text: str
 
 
-TokenizerRequest = Describe | EncodePrompt | EncodeText
+class CheckConstraint(Request[None], frozen=True, array_like=True, tag="constraint"):
+    """Asks whether a constraint can be kept: an error says that it can't."""
+
+    constraint: Constraint
+
+
+TokenizerRequest = Describe | EncodePrompt | EncodeText | CheckConstraint
 
 decode_request = msgspec.msgpack.Decoder(TokenizerRequest).decode

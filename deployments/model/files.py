@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import tokenizers
 
 from app.errors import InvalidRequest
@@ -19,6 +20,7 @@ from app.validation import parse_object
 from deployments.gguf.description import described
 from deployments.gguf.header import is_gguf
 from deployments.gguf.tokenizer import load_tokenizer as load_gguf_tokenizer
+from deployments.grammar.compiler import UnsupportedTokenizer, read_vocabulary
 from deployments.model import MODEL_DIR
 
 if TYPE_CHECKING:
@@ -71,19 +73,33 @@ def describe(settings: ModelSettings, tokenizer: TokenizersBackend) -> ModelCard
     config = _read_json(path, "config.json")
     limits = config.get("text_config") or config
     longest = limits.get("max_position_embeddings") or limits.get("n_positions")
-    return ModelCard(
+    simulated = settings.engine == "simulated"
+    card = ModelCard(
         name=settings.name,
         # When the configuration or the GGUF file was written; now for a Hub id.
         created=int(written.stat().st_mtime) if written.is_file() else int(time.time()),
-        owned_by=SIMULATED_OWNER if settings.engine == "simulated" else OWNER,
+        owned_by=SIMULATED_OWNER if simulated else OWNER,
         max_model_len_tokens=context_tokens(longest, settings.max_model_len_tokens, settings.kv_cache_tokens),
         vocab_size=limits.get("vocab_size") or len(tokenizer),
-        tokenizer_json=bare_copy(tokenizer.backend_tokenizer.to_str()).to_str(),
+        tokenizer_json=serialised(tokenizer),
         has_chat_template=tokenizer.chat_template is not None,
         sampling_defaults=read_sampling_defaults(path)
         if settings.sampling_defaults == "model"
         else SamplingDefaults(),
     )
+    if simulated:
+        return card
+    try:
+        read_vocabulary(card.tokenizer_json, card.vocab_size, read_end_ids(path, tokenizer))
+    except UnsupportedTokenizer as error:
+        logger.warning("the model %s has no structured output: %s", card.name, error)
+        return card
+    return msgspec.structs.replace(card, structured_output=True)
+
+
+def serialised(tokenizer: TokenizersBackend) -> str:
+    """The text of a `tokenizer.json` that neither cuts nor pads."""
+    return bare_copy(tokenizer.backend_tokenizer.to_str()).to_str()
 
 
 def read_sampling_defaults(path: str) -> SamplingDefaults:
@@ -104,13 +120,14 @@ def read_sampling_defaults(path: str) -> SamplingDefaults:
     return SamplingDefaults(**{name: getattr(sampling, name) for name in names})
 
 
-def read_end_ids(path: str) -> frozenset[int]:
+def read_end_ids(path: str, tokenizer: TokenizersBackend | None = None) -> frozenset[int]:
     """The tokens with which the model ends by itself: those of its generation configuration, its configuration and its tokenizer,
     and the special token that its chat template puts after an answer. Empty where the files say nothing.
 
-    The files are often at odds: a fine-tune for chats may have the generation configuration of its base model.
+    The files are often at odds: a fine-tune for chats may have the generation configuration of its base model. `tokenizer` is the
+    model's, if it is loaded already.
     """
-    tokenizer = load_transformers_tokenizer(path)
+    tokenizer = tokenizer or load_transformers_tokenizer(path)
     config = _read_json(path, "config.json")
     texts = config.get("text_config") or {}
     sources = (_read_json(path, "generation_config.json"), config, texts)

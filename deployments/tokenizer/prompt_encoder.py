@@ -14,7 +14,13 @@ from app.errors import InvalidRequest, PromptTooLong
 from app.ports import ModelCard
 from app.schema.requests import GenerationRequest, Message
 from app.settings import ModelSettings
-from deployments.model.files import bare_copy, describe, load_transformers_tokenizer, model_path
+from deployments.model.files import (
+    bare_copy,
+    describe,
+    load_transformers_tokenizer,
+    model_path,
+    read_end_ids,
+)
 from deployments.tokenizer.chat_template import ChatTemplate, as_it_is, tools_of
 from deployments.tokenizer.control_tokens import ControlTokens, encoded, strings_in, unused_character
 from deployments.tokenizer.response_templates import TEXT_FORMAT, template_of, with_calls
@@ -37,6 +43,7 @@ class PromptEncoder:
             shows_tools=self._template.shows_tools,
             response_template=with_calls(written) if self._template.as_text else written,
         )
+        self.end_ids = read_end_ids(model_path(settings), self._tokenizer)
         self._plain = bare_copy(self.card.tokenizer_json)
         self._control_tokens = ControlTokens(self.card.tokenizer_json, self._template.source)
         self._parses_messages = settings.control_tokens_in_messages == "parse"

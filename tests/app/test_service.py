@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.errors import (
@@ -19,6 +20,7 @@ from app.errors import (
     ServiceError,
     StoreUnavailable,
 )
+from app.schema.constraint import Constraint
 from app.schema.frames import ChoiceEnd, Delta, End, Error, Frame, Start
 from app.schema.requests import GenerationRequest
 from app.streams.store import Idempotency, Order
@@ -150,6 +152,29 @@ def test_a_time_limit_that_passes_before_the_acceptance_is_the_callers_error() -
         assert world.free()
 
     live(test)
+
+
+def test_a_constraint_is_checked_before_the_stream_starts_and_goes_with_the_job() -> None:
+    wanted = Constraint(kind="regex", text="a+", param="structured_outputs")
+
+    async def test(world: World) -> None:
+        with pytest.raises(InvalidRequest, match="no structured output") as refusal:
+            await world.service.start(request(constraint=wanted))
+        assert refusal.value.param == "structured_outputs" and world.tokenizer.checked == []
+        assert not world.generator.generations
+
+    live(test)
+
+    async def able(world: World) -> None:
+        card = await world.tokenizer.describe()
+        world.tokenizer.card = msgspec.structs.replace(card, structured_output=True)
+        stream = await world.service.start(request(constraint=wanted))
+        assert world.tokenizer.checked == [wanted]
+        assert world.generator.generations[0].job.sampling.constraint == wanted
+        assert stream.record.sampling.constraint == wanted
+        assert stream.record.request.sampling.constraint is None, "one copy is kept"
+
+    live(able)
 
 
 def test_a_refusal_of_the_generator_reaches_the_caller() -> None:

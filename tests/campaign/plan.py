@@ -28,11 +28,30 @@ OF_INGRESS: tuple[Disturbance, ...] = ("kill ingress", "stop ingress", "redeploy
 """What breaks the connections of clients."""
 ROUND: tuple[Disturbance, ...] = (*get_args(Disturbance)[1:], "redeploy all")
 """What is done in each round, in any order: everything but nothing. The second redeployment takes the generator away again."""
-KINDS = ("greedy", "seeded", "penalties", "stops", "n=3", "logprobs")
+KINDS = ("greedy", "seeded", "penalties", "stops", "n=3", "logprobs", "grammar")
 """Of requests. A request may be of several."""
 
 _PROMPTS = ("Once upon a time", "The fox", "In a small house by the sea", "Tell me")
 _STOPS = (["."], ["\n", " and"], [" the "])
+# What they allow is longer than any answer, so that no stream ends before its time.
+_FORMATS: tuple[dict[str, Any], ...] = (
+    {
+        "type": "json_schema",
+        "json_schema": {
+            "schema": {
+                "type": "array",
+                "minItems": 100,
+                "items": {
+                    "type": "object",
+                    "properties": {"name": {"type": "string", "maxLength": 24}, "age": {"type": "integer"}},
+                    "required": ["name", "age"],
+                    "additionalProperties": False,
+                },
+            }
+        },
+    },
+    {"type": "grammar", "grammar": 'start: line{100,}\nline: /[A-Z][a-z]{1,9}( [a-z]{2,9}){2,6}/ ".\\n"'},
+)
 _STEERED = (" But then", " The moon rose over the sea.", "\n\nAnd so")
 
 
@@ -119,6 +138,7 @@ def kinds_of(fields: dict[str, Any]) -> frozenset[str]:
         "stops": "stop" in fields,
         "n=3": fields["n"] == 3,
         "logprobs": "logprobs" in fields,
+        "grammar": "response_format" in fields,
     }
     return frozenset(kind for kind in KINDS if of[kind])
 
@@ -144,7 +164,6 @@ def _request(source: Random, model: str, tokens: int, number: int) -> dict[str, 
         "model": model,
         "prompt": source.choice(_PROMPTS),
         "max_tokens": source.randrange(tokens // 2, tokens),
-        "ignore_eos": True,
         "n": 3 if number % 3 == 0 else 1,
     }
     if number % 5 < 2:
@@ -157,7 +176,12 @@ def _request(source: Random, model: str, tokens: int, number: int) -> dict[str, 
         fields |= source.choice(
             [{"repetition_penalty": 1.2}, {"presence_penalty": 0.5, "frequency_penalty": 0.3}]
         )
-    if number // 2 % 2 == 0:
+    if number % 3 == 1:
+        # It says itself where the answer ends, and takes no other word for it.
+        fields["response_format"] = source.choice(_FORMATS)
+    else:
+        fields["ignore_eos"] = True
+    if number // 2 % 2 == 0 and number % 3 != 1:
         fields["stop"] = source.choice(_STOPS)
         fields["min_tokens"] = tokens // 4
     if number // 4 % 2 == 0:

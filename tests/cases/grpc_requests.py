@@ -167,4 +167,6 @@ def _response_format(value: dict[str, Any]) -> pb.ResponseFormat:
         )
     if kind == "regex":
         return pb.ResponseFormat(regex=pb.ResponseFormat.Regex(pattern=value.get("pattern")))
+    if kind == "grammar":
+        return pb.ResponseFormat(grammar=pb.ResponseFormat.Grammar(grammar=value.get("grammar")))
     return pb.ResponseFormat(**{kind: {}})

@@ -109,7 +109,7 @@ _SHARED: list[tuple[str, dict[str, Any], str | None, str]] = [
         "format_unknown",
         {"response_format": {"type": "xml"}},
         "response_format.type",
-        "must be one of text, json_object, json_schema, regex",
+        "must be one of text, json_object, json_schema, regex, grammar",
     ),
     (
         "format_schema_missing",
@@ -117,18 +117,29 @@ _SHARED: list[tuple[str, dict[str, Any], str | None, str]] = [
         "response_format.json_schema.schema",
         "is required",
     ),
-    ("format_json", {"response_format": {"type": "json_object"}}, "response_format", "is not supported yet"),
     (
-        "format_schema",
-        {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
-        "response_format",
-        "is not supported yet",
+        "format_pattern_empty",
+        {"response_format": {"type": "regex", "pattern": ""}},
+        "response_format.pattern",
+        "must not be empty",
     ),
     (
-        "format_regex",
-        {"response_format": {"type": "regex", "pattern": "a+"}},
-        "response_format",
-        "is not supported yet",
+        "format_grammar_missing",
+        {"response_format": {"type": "grammar"}},
+        "response_format.grammar",
+        "is required",
+    ),
+    (
+        "format_ignore_eos",
+        {"response_format": {"type": "json_object"}, "ignore_eos": True},
+        "ignore_eos",
+        "can't go with response_format",
+    ),
+    (
+        "format_min_tokens",
+        {"response_format": {"type": "regex", "pattern": "a+"}, "min_tokens": 1},
+        "min_tokens",
+        "can't go with response_format",
     ),
 ]
 
@@ -417,6 +428,22 @@ CHAT: list[Refused] = [
             ("documents", [{"text": "a"}]),
             ("grammar", "root ::= 'a'"),
         )
+    ),
+    Refused(
+        "two_formats",
+        {
+            "messages": MESSAGES,
+            "response_format": {"type": "json_object"},
+            "structured_outputs": {"regex": "a"},
+        },
+        "structured_outputs",
+        "Only one of",
+    ),
+    Refused(
+        "structured_outputs_unknown",
+        {"messages": MESSAGES, "structured_outputs": {"regex": "a", "whitespace_pattern": " "}},
+        "structured_outputs.whitespace_pattern",
+        "is not a field",
     ),
     Refused("guided", {"messages": MESSAGES, "guided_json": {}}, "guided_json", "is not supported yet"),
     *_with({"messages": MESSAGES}, _SHARED),

@@ -11,6 +11,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers
 
 from app.errors import GeneratorUnavailable, ServiceError
 from app.ports import ModelCard, TokenSink
+from app.schema.constraint import Constraint
 from app.schema.requests import GenerationRequest
 from app.schema.tokens import Edit, EngineFinish, Job, Steering, TokenBatch
 
@@ -118,6 +119,7 @@ class FakeTokenizer:
         )
         self.refusal: ServiceError | None = None
         self.encoded: list[GenerationRequest] = []
+        self.checked: list[Constraint] = []
 
     async def describe(self) -> ModelCard:
         return self.card
@@ -130,6 +132,11 @@ class FakeTokenizer:
         if request.messages is not None:
             text = "".join(message.content for message in request.messages)
         return encode(text or "")
+
+    async def check_constraint(self, constraint: Constraint) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.checked.append(constraint)
 
     async def encode_text(self, text: str) -> list[int]:
         if self.refusal is not None:

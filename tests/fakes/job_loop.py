@@ -14,6 +14,7 @@ class FakeJobLoop:
         self.healthy = True
         self.deterministic = True
         self.refusal: Exception | None = None
+        self.prepared: list[Job] = []
         self.jobs: dict[tuple[str, int], Job] = {}
         self.paused: set[tuple[str, int]] = set()
         self.controls: list[tuple[str, int]] = []
@@ -22,6 +23,9 @@ class FakeJobLoop:
         self._server = server
         self._counts: dict[tuple[str, int, int], int] = {}
         server.serve(self)
+
+    def prepare(self, job: Job) -> None:
+        self.prepared.append(job)
 
     def add(self, job: Job) -> None:
         if self.refusal is not None:

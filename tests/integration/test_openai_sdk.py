@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import openai
@@ -103,6 +104,28 @@ def test_choices_and_logprobs(client: OpenAI) -> None:
     assert len(chat(client, n=1).choices) == 1
 
 
+def test_an_answer_fits_the_schema_that_it_was_asked_for(client: OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "animal": {"enum": ["fox", "owl"]},
+            "legs": {"type": "integer", "maximum": 9, "minimum": 0},
+        },
+        "required": ["animal", "legs"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "animal", "schema": schema, "strict": True}}
+    whole = chat(client, response_format=wanted).choices[0]
+    answer = json.loads(whole.message.content or "")
+    assert whole.finish_reason == "stop" and list(answer) == ["animal", "legs"]
+    assert answer["animal"] in ("fox", "owl") and 0 <= answer["legs"] <= 9
+    assert text_of(streamed(client, response_format=wanted)) == whole.message.content
+    one = chat(client, extra_body={"structured_outputs": {"choice": ["yes", "no"]}})
+    assert one.choices[0].message.content in ("yes", "no")
+    card = client.models.retrieve(MODEL)
+    assert card.model_dump()["abilities"]["structured_output"] is True
+
+
 def test_an_answer_that_is_cut_says_length(client: OpenAI) -> None:
     answer = chat(client, max_tokens=3)
     assert answer.choices[0].finish_reason == "length"
@@ -116,7 +139,16 @@ def test_an_answer_that_is_cut_says_length(client: OpenAI) -> None:
         ({"temperature": 3}, openai.BadRequestError, "temperature"),
         ({"messages": []}, openai.BadRequestError, "messages"),
         ({"max_tokens": "many"}, openai.BadRequestError, "max_tokens"),
-        ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "response_format"),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "none", "schema": {"type": "string", "not": {}}},
+                }
+            },
+            openai.BadRequestError,
+            "response_format",
+        ),
         ({"messages": [{"role": "user", "content": "fox " * 3000}]}, openai.BadRequestError, "messages"),
     ],
 )

@@ -287,6 +287,12 @@ BODIES: list[tuple[pb.GenerateRequest, dict[str, Any]]] = [
         pb.GenerateRequest(response_format=pb.ResponseFormat(regex=pb.ResponseFormat.Regex())),
         {"response_format": {"type": "regex"}},
     ),
+    (
+        pb.GenerateRequest(
+            response_format=pb.ResponseFormat(grammar=pb.ResponseFormat.Grammar(grammar='start: "a"'))
+        ),
+        {"response_format": {"type": "grammar", "grammar": 'start: "a"'}},
+    ),
 ]
 
 

@@ -40,6 +40,7 @@ class CommandedEngine:
         self.stepping = threading.Event()
         self.begun = 0
         self.threads: set[int] = set()
+        self.prepared: list[tuple[int, int]] = []
         self.healthy = True
         self.refusal: Exception | None = None
         self.command_breaks = False
@@ -96,6 +97,9 @@ class CommandedEngine:
                 outputs.setdefault(ingress, []).append(batch)
                 self.streams[(ingress, key)] += 1
         return outputs
+
+    def prepare(self, job: Job) -> None:
+        self.prepared.append((threading.get_ident(), job.key))
 
     def fail_all(self, message: str) -> Outputs:
         if self.fail_all_breaks:

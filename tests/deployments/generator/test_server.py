@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 import msgspec
 
 from app.errors import InvalidRequest, Overloaded
+from app.schema.constraint import Constraint
 from app.schema.tokens import TRIAL_S
 from deployments.generator.channel import TRIAL_STEPS
 from deployments.generator.server import GeneratorServer
@@ -78,3 +79,21 @@ def test_one_job_is_on_trial_at_a_time() -> None:
         await server.close()
 
     run(main())
+
+
+def test_what_takes_long_of_a_job_is_done_before_the_engine_gets_it() -> None:
+    async def main() -> None:
+        server = GeneratorServer(max_jobs=8)
+        loop = FakeJobLoop(server)
+        plain = job(1)
+        constraint = Constraint(kind="regex", text="a")
+        sampling = msgspec.structs.replace(plain.sampling, constraint=constraint)
+        constrained = msgspec.structs.replace(job(2), sampling=sampling)
+        for each in (plain, constrained):
+            call = server.generate(each)
+            assert decode_acceptance(await anext(call)) == Done(None)
+            await call.aclose()
+        assert loop.prepared == [constrained]
+        await server.close()
+
+    asyncio.run(main())  # with a thread, for which the other loop does not wait

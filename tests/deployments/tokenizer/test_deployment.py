@@ -14,12 +14,13 @@ import tokenizers
 import transformers
 
 from app.errors import InvalidRequest, PromptTooLong
+from app.schema.constraint import Constraint
 from app.schema.requests import GenerationRequest, Message
 from app.schema.sampling import SamplingParams
 from app.settings import ModelSettings
 from deployments.messages.call import Request, decode_reply
 from deployments.messages.call import encode as encode_message
-from deployments.messages.tokenizer import Describe, EncodePrompt, EncodeText
+from deployments.messages.tokenizer import CheckConstraint, Describe, EncodePrompt, EncodeText
 from deployments.model import MODEL_DIR
 from deployments.model.files import SIMULATED_OWNER, bare_copy, load_tokenizer, printable_token_ids
 from deployments.tokenizer.deployment import Tokenizer
@@ -52,11 +53,13 @@ def test_card(encoder: PromptEncoder) -> None:
     assert (card.name, card.owned_by, card.has_chat_template) == ("m", "streaming-inference", True)
     assert card.vocab_size >= bare().get_vocab_size()
     assert card.max_model_len_tokens == 2048
+    assert card.structured_output
     assert bare_copy(card.tokenizer_json).encode("Once there was").ids == bare().encode("Once there was").ids
 
 
 def test_a_simulated_model_says_so() -> None:
-    assert PromptEncoder(ModelSettings(engine="simulated")).card.owned_by == SIMULATED_OWNER
+    card = PromptEncoder(ModelSettings(engine="simulated")).card
+    assert card.owned_by == SIMULATED_OWNER and not card.structured_output
 
 
 def test_plain_prompts_are_encoded_as_the_tokenizer_does(encoder: PromptEncoder) -> None:
@@ -179,6 +182,11 @@ def test_deployment_answers_with_data() -> None:
         with pytest.raises(PromptTooLong) as raised:
             await answer(deployment, EncodePrompt(request("x" * 1_000_000)))
         assert raised.value.code == "context_length_exceeded"
+        await answer(deployment, CheckConstraint(Constraint(kind="regex", text="a+")))
+        with pytest.raises(InvalidRequest) as refused:
+            await answer(deployment, CheckConstraint(Constraint(kind="regex", text="(")))
+        assert refused.value.param == "response_format"
+        deployment._checker.close()
 
     asyncio.run(main())
 

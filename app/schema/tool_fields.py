@@ -20,7 +20,7 @@ from app.schema.tools import Tool
 MAX_TOOLS = 512
 MAX_NAME_LENGTH = 64
 MAX_DESCRIPTION_LENGTH = 65_536
-MAX_PARAMETERS_LENGTH = 262_144
+MAX_PARAMETERS_LENGTH = 65_536
 """Characters of the JSON of one tool's parameters."""
 MAX_PARAMETERS_DEPTH = 64
 

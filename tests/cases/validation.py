@@ -224,9 +224,9 @@ _CHAT: list[tuple[str, dict[str, Any], str | None, str]] = [
     ),
     (
         "parameters_long",
-        _offered(name="f", parameters={"a": "b" * 262_144}),
+        _offered(name="f", parameters={"a": "b" * 65_536}),
         "tools[0].function.parameters",
-        "at most 262144 characters",
+        "at most 65536 characters",
     ),
     (
         "parameters_number",

@@ -23,9 +23,9 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """What the ingress must know of a model to validate for it and to write its text.
 
     `tokenizer_json` is the serialised `tokenizers.Tokenizer`; `created` is Unix seconds. `shows_tools`: the chat template shows
-    the model the tools of a request. `sampling_defaults` stand for what a request leaves out. `structured_output`: constraints are
-    honoured. `deterministic` is that of the generators, which the tokenizer does not know. `response_template` says how the model
-    writes reasoning and tool calls, in the format of transformers.
+    the model the tools of a request. `sampling_defaults` stand for what a request leaves out. `structured_output`: constraints
+    are honoured. `deterministic` is that of the generators, which the tokenizer does not know. `response_template` says how the
+    model writes reasoning and tool calls, in the format of transformers.
     """
 
     name: str

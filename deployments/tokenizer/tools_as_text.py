@@ -36,12 +36,8 @@ def tools_as_text(turns: Sequence[Turn], tools: Sequence[Turn], *, in_system_tur
                 content = "\n".join([content, *calls] if content else calls)
             told.append({"role": turn["role"], "content": content})
         role = turn["role"]
-    if tools:
-        _tell(told, tools, "system" if in_system_turn else "user")
-    return told
-
-
-def _tell(turns: list[Turn], tools: Sequence[Turn], role: str) -> None:
+    if not tools:
+        return told
     functions = "\n".join(_json(tool["function"]) for tool in tools)
     text = (
         f"You can call these functions:\n<tools>\n{functions}\n</tools>\n"
@@ -49,13 +45,13 @@ def _tell(turns: list[Turn], tools: Sequence[Turn], role: str) -> None:
         '<tool_call>\n{"name": "...", "arguments": {...}}\n</tool_call>\n'
         "Its result comes between <tool_response> and </tool_response>."
     )
-    first = next((turn for turn in turns if turn["role"] == role), None)
+    teller = "system" if in_system_turn else "user"
+    first = next((turn for turn in told if turn["role"] == teller), None)
     if first is None:
-        turns.insert(0, {"role": role, "content": text})
-    elif role == "system":
-        first["content"] += f"\n\n{text}"
-    else:
-        first["content"] = f"{text}\n\n{first['content']}"
+        return [{"role": teller, "content": text}, *told]
+    texts = [first["content"], text] if in_system_turn else [text, first["content"]]
+    first["content"] = "\n\n".join(texts)
+    return told
 
 
 def _json(value: Any) -> str:

@@ -80,7 +80,7 @@ def test_the_control_tokens_of_a_chat_are_those_of_its_template(
 def test_text_without_a_name_has_the_ids_of_the_whole(encoder: PromptEncoder, text: str) -> None:
     normalized = unicodedata.normalize("NFKC", text).lower()
     assume(not any(name.lower() in normalized for name in NAMES))
-    whole = encoder._render([{"role": "user", "content": text}], {}, add_generation_prompt=True)
+    whole = encoder._template.render([{"role": "user", "content": text}], add_generation_prompt=True)
     assert encoder.encode(chat(text)) == encoder._plain.encode(whole, add_special_tokens=False).ids
 
 

@@ -13,7 +13,7 @@ from app.schema.tools import Tool
 from app.settings import ModelSettings, ToolParser
 from app.text.output_parser import OutputParser, load_template
 from deployments.tokenizer.prompt_encoder import PromptEncoder
-from deployments.tokenizer.response_templates import FORMATS, response_template
+from deployments.tokenizer.response_templates import FORMATS, response_template, with_calls
 
 WEATHER = Tool(
     name="get_weather",
@@ -230,7 +230,14 @@ def test_a_model_may_bring_its_own(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_the_format_of_a_tokenizer() -> None:
     settings = ModelSettings(name="m")
-    assert PromptEncoder(settings).card.response_template is None
+    card = PromptEncoder(settings).card
+    assert card.calls_tools and not card.reasons
     card = PromptEncoder(settings.model_copy(update={"tool_parser": "hermes"})).card
     assert card.response_template == FORMATS["hermes"]
     assert card.calls_tools and card.reasons
+    assert PromptEncoder(settings.model_copy(update={"tool_parser": "none"})).card.response_template is None
+
+
+def test_calls_are_added_to_a_format_without_them() -> None:
+    assert with_calls(None)["fields"].keys() == {"content", "tool_calls"}
+    assert with_calls(FORMATS["think"])["fields"] == FORMATS["hermes"]["fields"]

@@ -40,6 +40,8 @@ from app.streams.recorder import Recorder
 from app.streams.store import Excerpt, Idempotency, Order, StreamRecord, StreamStore
 from app.streams.stream import Stream
 from app.tasks import Tasks
+from app.text.call_grammar import forced_calls
+from app.text.vocabulary import vocabulary_of
 
 logger = logging.getLogger(__name__)
 
@@ -198,8 +200,12 @@ class Producer:
         check_vocabulary(request, card)
         created_s = self._clock.time()
         given = truncated(list(request.prompt_token_ids or ()), request, card)
-        constraint = request.sampling.constraint
-        if constraint is not None:
+        forced = forced_calls(request, card, vocabulary_of(model.vocabulary))
+        if forced is not None:
+            # An answer that is nothing but calls has no content that something else could be asked of.
+            sampling = msgspec.structs.replace(request.sampling, constraint=forced)
+            request = msgspec.structs.replace(request, sampling=sampling)
+        if (constraint := request.sampling.constraint) is not None:
             await model.tokenizer.check_constraint(constraint)
         prompt = given or await model.tokenizer.encode(request)
         seed = drawn_seed() if request.seed is None else request.seed

@@ -1,0 +1,90 @@
+"""The grammar of an answer that must call tools: `tool_choice` required, or the name of one."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from app.errors import InvalidRequest
+from app.ports import CALLS_FIELD, REASONING_FIELDS, ModelCard
+from app.schema.constraint import Constraint
+from app.schema.requests import GenerationRequest
+from app.schema.tools import Tool
+from app.text.vocabulary import Vocabulary
+
+MOST_CALLS = 16
+_NAMED = "function:"
+_NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+def forced_calls(request: GenerationRequest, card: ModelCard, vocabulary: Vocabulary) -> Constraint | None:
+    """What the answer to `request` must be, None if it may call nothing.
+
+    A named tool is called once, otherwise up to `MOST_CALLS` calls follow each other. Arguments fit the parameters of the tool;
+    what can't be kept of these is ignored, unless the tool is `strict`. Raises `InvalidRequest` for a model without structured
+    output or with a format that has no grammar here, and for what forbids the end of an answer.
+    """
+    choice = request.tool_choice
+    if choice in ("none", "auto"):
+        return None
+    fields = card.response_template["fields"] if card.response_template is not None else {}
+    call = fields.get(CALLS_FIELD, {})
+    transform = call.get("transform")
+    is_json = isinstance(transform, dict) and transform.get("function") == "{content}"
+    is_marked = isinstance(call.get("open"), str) and isinstance(call.get("close"), str)
+    if not (card.structured_output and is_json and is_marked):
+        raise InvalidRequest(
+            f"Calls can't be required of the model {card.name}: send tool_choice auto.", param="tool_choice"
+        )
+    for name in ("ignore_eos", "min_tokens"):
+        if getattr(request.sampling, name):
+            raise InvalidRequest(f"{name} can't go with a tool that must be called.", param=name)
+    named = choice.removeprefix(_NAMED) if choice.startswith(_NAMED) else None
+    tools = [tool for tool in request.tools if named in (None, tool.name)]
+    more = 0 if named is not None or not request.parallel_tool_calls else MOST_CALLS - 1
+    opening, closing = _mark(call["open"], vocabulary), _mark(call["close"], vocabulary)
+    any_tool = " | ".join(f"tool_{number}" for number in range(len(tools)))
+    rules = [f"call: {opening} /\\s?/ ({any_tool}) /\\s?/ {closing}"]
+    rules += [_tool(number, tool) for number, tool in enumerate(tools)]
+    thought = next((fields[name] for name in REASONING_FIELDS if name in fields), {}).get("close")
+    start = f"start: call (/\\s?/ call){{0,{more}}}" if more else "start: call"
+    if isinstance(thought, str):
+        start = start.replace("start: ", "start: thought? ")
+        rules.append(_thought(thought, opening, vocabulary))
+    return Constraint(kind="lark", text="\n".join([start, *rules]), param="tool_choice")
+
+
+def _tool(number: int, tool: Tool) -> str:
+    schema: dict[str, Any] = {"type": "object"} | tool.parameters if tool.parameters else _NO_ARGUMENTS
+    options = {
+        "whitespace_flexible": True,
+        "whitespace_pattern": " ?",
+        "coerce_one_of": not tool.strict,
+        "lenient": not tool.strict,
+    }
+    name, arguments = json.dumps(f'"{tool.name}"'), json.dumps('"arguments"')
+    return (
+        f'tool_{number}: /\\{{ ?/ "\\"name\\"" /: ?/ {name} /, ?/ {arguments} /: ?/ arguments_{number} / ?\\}}/\n'
+        f"arguments_{number}: %json {json.dumps(schema | {'x-guidance': options})}"
+    )
+
+
+def _mark(text: str, vocabulary: Vocabulary) -> str:
+    """The mark of a format: its token, which special ones are found by, or its text."""
+    token_id = vocabulary.tokenizer.token_to_id(text)
+    if token_id is not None and vocabulary.is_special(token_id):
+        return f"<[{token_id}]>"
+    return json.dumps(text)
+
+
+def _thought(end: str, call: str, vocabulary: Vocabulary) -> str:
+    """Reasoning before the calls, up to the mark that ends it. The mark of a `call` is no part of it."""
+    any_text = "/(?s:.*)/"
+    if not call.startswith("<["):
+        literal = re.escape(json.loads(call)).replace("/", "\\/")
+        any_text += f" & ~/(?s:.*){literal}(?s:.*)/"
+    mark = _mark(end, vocabulary)
+    if mark.startswith("<["):
+        return f"thought: THOUGHTS {mark} /\\s*/\nTHOUGHTS: {any_text}"
+    return f"thought: thoughts /\\s*/\nthoughts[suffix={mark}]: THOUGHTS\nTHOUGHTS: {any_text}"

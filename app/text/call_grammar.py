@@ -47,7 +47,9 @@ def forced_calls(request: GenerationRequest, card: ModelCard, vocabulary: Vocabu
     any_tool = " | ".join(f"tool_{number}" for number in range(len(tools)))
     rules = [f"call: {opening} /\\s?/ ({any_tool}) /\\s?/ {closing}"]
     rules += [_tool(number, tool) for number, tool in enumerate(tools)]
-    thought = next((fields[name] for name in REASONING_FIELDS if name in fields), {}).get("close")
+    thought: Any = next(
+        (fields[name]["close"] for name in REASONING_FIELDS if "close" in fields.get(name, {})), None
+    )
     start = f"start: call (/\\s?/ call){{0,{more}}}" if more else "start: call"
     if isinstance(thought, str):
         start = start.replace("start: ", "start: thought? ")

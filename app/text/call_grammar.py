@@ -52,8 +52,16 @@ def forced_calls(request: GenerationRequest, card: ModelCard, vocabulary: Vocabu
     )
     start = f"start: call (/\\s?/ call){{0,{more}}}" if more else "start: call"
     if isinstance(thought, str):
+        # Reasoning comes first, up to the mark that ends it. The mark of a call is no part of it.
         start = start.replace("start: ", "start: thought? ")
-        rules.append(_thought(thought, opening, vocabulary))
+        thoughts, end = "/(?s:.*)/", _mark(thought, vocabulary)
+        if opening.startswith('"'):
+            thoughts += " & ~/(?s:.*)" + re.escape(call["open"]).replace("/", "\\/") + "(?s:.*)/"
+        if end.startswith('"'):
+            rules += ["thought: told /\\s*/", f"told[suffix={end}]: THOUGHTS"]
+        else:
+            rules.append(f"thought: THOUGHTS {end} /\\s*/")
+        rules.append(f"THOUGHTS: {thoughts}")
     return Constraint(kind="lark", text="\n".join([start, *rules]), param="tool_choice")
 
 
@@ -78,15 +86,3 @@ def _mark(text: str, vocabulary: Vocabulary) -> str:
     if token_id is not None and vocabulary.is_special(token_id):
         return f"<[{token_id}]>"
     return json.dumps(text)
-
-
-def _thought(end: str, call: str, vocabulary: Vocabulary) -> str:
-    """Reasoning before the calls, up to the mark that ends it. The mark of a `call` is no part of it."""
-    any_text = "/(?s:.*)/"
-    if not call.startswith("<["):
-        literal = re.escape(json.loads(call)).replace("/", "\\/")
-        any_text += f" & ~/(?s:.*){literal}(?s:.*)/"
-    mark = _mark(end, vocabulary)
-    if mark.startswith("<["):
-        return f"thought: THOUGHTS {mark} /\\s*/\nTHOUGHTS: {any_text}"
-    return f"thought: thoughts /\\s*/\nthoughts[suffix={mark}]: THOUGHTS\nTHOUGHTS: {any_text}"

@@ -83,9 +83,7 @@ class ChatTemplate:
         self.shows_tools = self.shows_calls = self.as_text = False
         self._in_system_turn = True
         if sources:
-            self._try()
-            if may_write_tools and not (self.shows_tools or self.shows_calls):
-                self._try_as_text()
+            self._try(may_write_tools)
 
     def turns(
         self, messages: Sequence[Message], put: Callable[[Any], Any] = as_it_is
@@ -148,8 +146,8 @@ class ChatTemplate:
                 f"The model's chat template refuses these messages{reason}", param="messages"
             ) from error
 
-    def _try(self) -> None:
-        """Finds out what the template shows, and in which form it takes calls."""
+    def _try(self, may_write_tools: bool) -> None:
+        """Finds out what the template shows, in which form it takes calls, and where it shows tools as text."""
         offered = tools_of([_PROBE])
         self.shows_tools = all(
             text in self._tried([_ASKED], _USUAL_FORM, offered) for text in (_PROBE.name, "probe_key")
@@ -163,12 +161,11 @@ class ChatTemplate:
             if shown and "'probe_argument'" not in text:
                 self._form, self.shows_calls = form, True
                 return
-
-    def _try_as_text(self) -> None:
-        """Finds out where the template shows tools as text: some have no turn of the system."""
+        if self.shows_tools or not may_write_tools:
+            return
         self.as_text = True
-        for self._in_system_turn in (True, False):
-            if _PROBE.name in self._tried(_CALLED, _USUAL_FORM, tools_of([_PROBE])):
+        for self._in_system_turn in (True, False):  # some have no turn of the system
+            if _PROBE.name in self._tried(_CALLED, _USUAL_FORM, offered):
                 self.shows_tools = self.shows_calls = True
                 return
         self.as_text = False

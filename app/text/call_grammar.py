@@ -15,7 +15,19 @@ from app.text.vocabulary import Vocabulary
 
 MOST_CALLS = 16
 _NAMED = "function:"
-_NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
+_MORE_PROPERTIES = frozenset(
+    (
+        "additionalProperties",
+        "patternProperties",
+        "unevaluatedProperties",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "$ref",
+        "if",
+    )
+)
+"""Words with which a schema says of what other properties it knows."""
 
 
 def forced_calls(request: GenerationRequest, card: ModelCard, vocabulary: Vocabulary) -> Constraint | None:
@@ -66,7 +78,9 @@ def forced_calls(request: GenerationRequest, card: ModelCard, vocabulary: Vocabu
 
 
 def _tool(number: int, tool: Tool) -> str:
-    schema: dict[str, Any] = {"type": "object"} | tool.parameters if tool.parameters else _NO_ARGUMENTS
+    schema = {"type": "object"} | (tool.parameters or {"properties": {}})
+    if "properties" in schema and not schema.keys() & _MORE_PROPERTIES:
+        schema["additionalProperties"] = False  # a function takes no arguments but its own
     options = {
         "whitespace_flexible": True,
         "whitespace_pattern": " ?",

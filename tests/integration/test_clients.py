@@ -31,8 +31,25 @@ TIMEOUT_S = 180
 MAX_TOKENS = 40
 LONG_ANSWER_S = 18.0
 """How long the only place of `SINGLE` is taken by the answer that a client leaves, if it stays."""
-# What fails of LangChain's standard tests, with the reason.
-FAILURES: dict[str, str] = {}
+# What may fail of LangChain's standard tests with a model that knows nothing but stories, and why.
+FAILURES: dict[str, str] = {
+    "test_tool_calling[model0]": "wants the argument that the question names",
+    "test_tool_calling[model1]": "the same",
+    "test_tool_calling_async": "the same",
+    "test_unicode_tool_call_integration": "the same",
+    "test_agent_loop[model0]": "wants a call though the model may answer",
+    "test_agent_loop[model1]": "the same",
+    "test_json_mode": "wants the names of a schema that the request does not have",
+    "test_structured_output[pydantic]": "wants a text that ends, and the model may write on in a string",
+    "test_structured_output[typeddict]": "the same",
+    "test_structured_output[json_schema]": "the same",
+    "test_structured_output_async[pydantic]": "the same",
+    "test_structured_output_async[typeddict]": "the same",
+    "test_structured_output_async[json_schema]": "the same",
+    "test_structured_output_pydantic_2_v1": "the same",
+    "test_structured_output_optional_param": "the same",
+    "test_tool_choice": "the same",
+}
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,6 @@ WEATHER = Tool(
         "type": "object",
         "properties": {"place": PLACE, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
         "required": ["place"],
-        "additionalProperties": False,
         "$defs": {"place": {"enum": ["Oslo", "Paris"]}},
     },
 )
@@ -104,6 +103,7 @@ def test_required_gives_calls_that_fit(
     assert 1 <= len(calls) <= 16
     for name, arguments in calls:
         jsonschema.validate(arguments, WEATHER.parameters if name == "get_weather" else {"maxProperties": 0})
+        assert arguments.keys() <= {"place", "days"}
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ class TestStandard(ChatModelIntegrationTests):
             "base_url": f"{os.environ['BASE_URL']}/v1",
             "api_key": "none",
             "model": os.environ["MODEL"],
-            "max_tokens": 60,
+            "max_tokens": 500,
+            "seed": 7,
             "max_retries": 0,
             "stream_usage": True,
         }

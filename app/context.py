@@ -29,6 +29,12 @@ def check_vocabulary(request: GenerationRequest, card: ModelCard) -> None:
     if request.messages is not None and not card.has_chat_template:
         raise InvalidRequest(f"The model {card.name} has no chat template; send a prompt.", param="messages")
     check_tools(request, card)
+    shows_tokens = request.return_token_ids or request.sampling.logprobs is not None
+    if card.reasons and shows_tokens and not request.include_reasoning:
+        raise InvalidRequest(
+            "include_reasoning: false can't go with log probabilities or token ids, which would show the reasoning.",
+            param="include_reasoning",
+        )
 
 
 def check_tools(request: GenerationRequest, card: ModelCard) -> None:

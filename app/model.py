@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import tokenizers
 
 from app.admission import Admission
-from app.ports import Generator, ModelCard, Tokenizer
+from app.ports import REASONING_FIELDS, Generator, ModelCard, Tokenizer
 from app.settings import ModelSettings
 from app.streams.choice import Choice
 from app.streams.store import StreamRecord
@@ -62,6 +63,16 @@ class Model:
         """What makes text of tokens. The model must be loaded."""
         assert self._vocabulary is not None
         return self._vocabulary
+
+    def end_of_reasoning(self, prompt: Sequence[int]) -> str | None:
+        """What ends the reasoning in which an answer to the prompt of a chat begins; None if it begins with its content."""
+        template = None if self.card is None else self.card.response_template
+        if template is None or self._format is None or not self._format.open_reasoning(prompt):
+            return None
+        ends = [
+            template["fields"][name].get("close") for name in REASONING_FIELDS if name in template["fields"]
+        ]
+        return ends[0] if isinstance(ends[0], str) else ""
 
     def choices(self, record: StreamRecord) -> list[Choice]:
         """The empty choices of a stream. The model must be loaded."""

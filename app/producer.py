@@ -40,7 +40,7 @@ from app.streams.recorder import Recorder
 from app.streams.store import Excerpt, Idempotency, Order, StreamRecord, StreamStore
 from app.streams.stream import Stream
 from app.tasks import Tasks
-from app.text.call_grammar import forced_calls
+from app.text.call_grammar import after_reasoning, forced_calls
 from app.text.vocabulary import vocabulary_of
 
 logger = logging.getLogger(__name__)
@@ -208,6 +208,12 @@ class Producer:
         if (constraint := request.sampling.constraint) is not None:
             await model.tokenizer.check_constraint(constraint)
         prompt = given or await model.tokenizer.encode(request)
+        if constraint is not None and forced is None and request.messages is not None:
+            constraint = after_reasoning(
+                constraint, model.end_of_reasoning(prompt), vocabulary_of(model.vocabulary)
+            )
+            sampling = msgspec.structs.replace(request.sampling, constraint=constraint)
+            request = msgspec.structs.replace(request, sampling=sampling)
         seed = drawn_seed() if request.seed is None else request.seed
         return StreamRecord(
             id=f"st_{secrets.token_hex(16)}",
@@ -219,6 +225,7 @@ class Producer:
                 messages=None,
                 prompt_token_ids=None,
                 chat_template_kwargs={},
+                tools=tuple(msgspec.structs.replace(tool, description="") for tool in request.tools),
                 sampling=msgspec.structs.replace(request.sampling, constraint=None),
             ),
             prompt=prompt,

@@ -1,10 +1,12 @@
-"""The grammar of an answer that must call tools: `tool_choice` required, or the name of one."""
+"""What holds a chat's answer to a form: the grammar of calls that are required, and where a form begins after reasoning."""
 
 from __future__ import annotations
 
 import json
 import re
 from typing import Any
+
+import msgspec
 
 from app.errors import InvalidRequest
 from app.ports import CALLS_FIELD, REASONING_FIELDS, ModelCard
@@ -77,9 +79,32 @@ def forced_calls(request: GenerationRequest, card: ModelCard, vocabulary: Vocabu
     return Constraint(kind="lark", text="\n".join([start, *rules]), param="tool_choice")
 
 
+def after_reasoning(constraint: Constraint, end: str | None, vocabulary: Vocabulary) -> Constraint:
+    """`constraint` for an answer that begins inside reasoning, which `end` ends; as it is if `end` is None.
+
+    Raises `InvalidRequest` where the end is no token: it may be written in other tokens than expected.
+    """
+    if end is None:
+        return constraint
+    token_id = vocabulary.tokenizer.token_to_id(end)
+    if token_id is None:
+        raise InvalidRequest(
+            f"{constraint.param} can't be kept by a model that thinks first; switch that off, with enable_thinking: false.",
+            param=constraint.param,
+        )
+    return msgspec.structs.replace(constraint, starts_after=(token_id,))
+
+
 def _tool(number: int, tool: Tool) -> str:
     schema = {"type": "object"} | (tool.parameters or {"properties": {}})
-    if "properties" in schema and not schema.keys() & _MORE_PROPERTIES:
+    if not tool.strict:
+        schema = _without_lookaround(schema)
+    known = schema.get("properties")
+    if (
+        isinstance(known, dict)
+        and not schema.keys() & _MORE_PROPERTIES
+        and all(name in known for name in schema.get("required") or ())
+    ):
         schema["additionalProperties"] = False  # a function takes no arguments but its own
     options = {
         "whitespace_flexible": True,
@@ -92,6 +117,19 @@ def _tool(number: int, tool: Tool) -> str:
         f'tool_{number}: /\\{{ ?/ "\\"name\\"" /: ?/ {name} /, ?/ {arguments} /: ?/ arguments_{number} / ?\\}}/\n'
         f"arguments_{number}: %json {json.dumps(schema | {'x-guidance': options})}"
     )
+
+
+def _without_lookaround(value: Any) -> Any:
+    """A schema without the patterns that no grammar can keep."""
+    if isinstance(value, list):
+        return [_without_lookaround(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _without_lookaround(item)
+        for key, item in value.items()
+        if not (key == "pattern" and isinstance(item, str) and "(?" in item)
+    }
 
 
 def _mark(text: str, vocabulary: Vocabulary) -> str:

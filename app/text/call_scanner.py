@@ -86,7 +86,7 @@ class CallScanner:
         self._depth = 0
         if character in "{[":
             self._depth = 1
-            self._streams = self._key in self._argument_keys
+            self._streams = self._takes_arguments()
             if self._streams:
                 self._waiting.append(character)
             self._expect = self._in_nested
@@ -147,8 +147,12 @@ class CallScanner:
             self._name = value
             self.calls += 1
             self._on_piece(value, "", True)
-        elif self._key in self._argument_keys and value:
+        elif value and self._takes_arguments():
             self._waiting.append(value)
+
+    def _takes_arguments(self) -> bool:
+        """Whether the value that comes is the arguments of the call: the first that are named so."""
+        return self._key in self._argument_keys and not (self._written or self._waiting)
 
     def _flush(self) -> None:
         if self._name is not None and self._waiting:
@@ -167,4 +171,9 @@ def _string(written: str) -> str:
         value: str = json.loads(written, strict=False)
     except ValueError:
         return written[1:-1]
-    return value
+    return encodable(value)
+
+
+def encodable(text: str) -> str:
+    """`text` with a question mark for each half of a character that JSON's escapes can name and UTF-8 can't hold."""
+    return text.encode("utf-8", "replace").decode()

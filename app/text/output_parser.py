@@ -20,7 +20,7 @@ from transformers.utils.chat_parsing.response_templates import ResponseTemplate,
 
 from app.ports import CALLS_FIELD, REASONING_FIELDS
 from app.schema.tools import Tool
-from app.text.call_scanner import ARGUMENTS, CallScanner
+from app.text.call_scanner import ARGUMENTS, CallScanner, encodable
 
 Kind = Literal["content", "reasoning", "call"]
 
@@ -60,9 +60,11 @@ class OutputParser:
         self._space = ""
         self._space_kind: Kind = "content"
         self._call: _CallRegion | None = None
-        self._calls = 0
+        self._calls = self._calls_before = 0
         self._cut = self._ending = False
         self._regions = _Regions(template, prefix, self)
+        # Of the calls in the prompt only one that the output goes on with is a call of the output.
+        self._calls = int(self._in_call and self._calls > self._calls_before)
         self._parts.clear()
         self._told.clear()
         self._space = ""
@@ -70,6 +72,10 @@ class OutputParser:
     @property
     def in_reasoning(self) -> bool:
         return self._kind == "reasoning"
+
+    @property
+    def _in_call(self) -> bool:
+        return self._kind == "call"
 
     def push(self, text: str) -> list[Part]:
         """The parts that leave with this text."""
@@ -94,6 +100,7 @@ class OutputParser:
         """A region has begun, with the text `opening`."""
         self._kind, self._space, self._begins = _kind(field), "", False
         if self._kind == "call":
+            self._calls_before = self._calls
             self._call = _CallRegion(self, field, opening, captures)
 
     def said(self, field: Any, text: str) -> None:
@@ -166,7 +173,8 @@ class _CallRegion:
         streams = field.content == "json" and not field.content_args
         if streams and name in captures and arguments == "content":
             self._name = captures[name].strip()
-            self._piece(self._name, "", True)
+            if self._name:
+                self._piece(self._name, "", True)
         elif streams and name:
             names, keys = (name.rpartition(".")[2], "name"), (arguments.rpartition(".")[2], *ARGUMENTS)
             self._scanner = CallScanner(self._piece, names=names, arguments=keys)
@@ -289,7 +297,8 @@ def _functions(value: Any) -> Iterator[tuple[str, str]]:
     """The names and the arguments, as JSON, of the calls in what a template makes of a region."""
     for call in value if isinstance(value, list) else [value]:
         function = call.get("function", call) if isinstance(call, dict) else None
-        if isinstance(function, dict) and function.get("name") and isinstance(function["name"], str):
+        name = function.get("name") if isinstance(function, dict) else None
+        if isinstance(function, dict) and isinstance(name, str) and name.strip():
             arguments = function.get("arguments", {})
             written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-            yield function["name"].strip(), written
+            yield encodable(name.strip()), encodable(written)

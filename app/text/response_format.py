@@ -40,6 +40,10 @@ class ResponseFormat:
         prefix = self._prefix(prompt)
         return [OutputParser(template, prefix, tools) for _ in range(count)]
 
+    def open_reasoning(self, prompt: Sequence[int]) -> bool:
+        """Whether an output to `prompt` begins inside reasoning."""
+        return OutputParser(self._template_without_tools, self._prefix(prompt), ()).in_reasoning
+
     def _prefix(self, prompt: Sequence[int]) -> str:
         """The end of the prompt from its last message on; without one, the mark of a region if the prompt ends with it."""
         tail, text = FIRST_TAIL_TOKENS, ""

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from app.errors import InvalidRequest
 from app.schema.frames import Delta, End, Frame
 from app.schema.requests import GenerationRequest, Message
 from app.schema.tools import Tool
@@ -62,6 +63,25 @@ def test_the_parts_of_a_chat(asked: GenerationRequest, content: str, reasoning: 
         assert (message.content, message.reasoning, len(message.tool_calls)) == (content, reasoning, calls)
         assert text(frames) == content
         assert end.usage.reasoning_tokens == len("Hm</think>")
+
+    live(test)
+
+
+def test_what_was_left_out_of_the_answer_is_not_shown_by_its_tokens() -> None:
+    async def test(world: World) -> None:
+        await prepare(world)
+        for fields in ({"return_token_ids": True}, {"logprobs": 1}):
+            with pytest.raises(InvalidRequest, match="would show the reasoning"):
+                await world.service.start(chat(include_reasoning=False, **fields))
+
+    live(test)
+
+
+@pytest.mark.parametrize(("prompt", "end"), [("hi<bot>", None), ("hi<bot><think>", "</think>")])
+def test_the_reasoning_that_the_prompt_begins(prompt: str, end: str | None) -> None:
+    async def test(world: World) -> None:
+        await prepare(world)
+        assert world.first.model.end_of_reasoning([ord(character) for character in prompt]) == end
 
     live(test)
 

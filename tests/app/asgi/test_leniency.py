@@ -16,6 +16,13 @@ def test_the_first_message_of_each_product_gets_an_answer(product: str) -> None:
     path, body = BODIES[product]
 
     async def test(world: World) -> None:
+        # Some require a call, which needs a format of calls.
+        fields = {
+            "tool_calls": {"open": "<call>", "close": "</call>", "transform": {"function": "{content}"}}
+        }
+        world.models["letters"].card = msgspec.structs.replace(
+            world.tokenizer.card, structured_output=True, response_template={"fields": fields}
+        )
         response = await world.post(path, body)
         assert response.status_code == 200, response.text
         if body.get("stream"):

@@ -77,6 +77,8 @@ CASES: list[tuple[str, list[tuple[str, ...]]]] = [
     ('<call>[{"name": "a", "arguments": {"b": [1]}}, {"name": "c", "arguments": {}}]</call>', [
         ("call", "0", "a", '{"b": [1]}'), ("call", "1", "c", "{}")
     ]),
+    ('<call>{"name": "a\\ud800", "arguments": "\\udc00"}</call>', [("call", "0", "a?", "?")]),
+    ('<call>{"name": "a", "parameters": {}, "arguments": {"a": 1}}</call>', [("call", "0", "a", "{}")]),
     ("<call>nonsense</call> more", [("content", "<call>nonsense</call> more")]),
     ('<call>{"arguments": {}}</call>', [("content", '<call>{"arguments": {}}</call>')]),
 ]  # fmt: skip
@@ -94,6 +96,31 @@ def test_an_opening_in_the_prompt_counts() -> None:
         ("content", "Yes"),
     ]
     assert parsed("\n\nYes", prefix="<bot><think>\n\n</think>") == [("content", "Yes")]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "output", "parts"),
+    [
+        (f"<bot>{CALL}", CALL, [("call", "0", "add", '{"a": 1}')]),
+        ('<bot><call>{"name": "add", "arguments": {"a"', ": 1}}</call>" + CALL, [
+            ("call", "0", "add", ": 1}"), ("call", "1", "add", '{"a": 1}')
+        ]),
+        ("<bot><call>", CALL.removeprefix("<call>"), [("call", "0", "add", '{"a": 1}')]),
+    ],
+)  # fmt: skip
+def test_calls_in_the_prompt_are_none_of_the_output(
+    prefix: str, output: str, parts: list[tuple[str, ...]]
+) -> None:
+    assert parsed(output, prefix=prefix) == parts
+
+
+def test_a_name_of_spaces_is_none() -> None:
+    template = with_calls(
+        open_pattern=r"<call>(?P<name>[^<]*)<is>",
+        close="</call>",
+        transform={"function": {"name": "{name}", "arguments": "{content}"}},
+    )
+    assert parsed("<call> <is>{}</call>", template=template) == [("content", "<call> <is>{}</call>")]
 
 
 def test_without_tools_calls_are_content() -> None:

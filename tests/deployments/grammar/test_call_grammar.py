@@ -18,7 +18,7 @@ from app.schema.requests import GenerationRequest, Message
 from app.schema.sampling import SamplingParams
 from app.schema.tools import Tool
 from app.settings import ModelSettings
-from app.text.call_grammar import forced_calls
+from app.text.call_grammar import after_reasoning, forced_calls
 from app.text.output_parser import OutputParser, load_template
 from app.text.vocabulary import Vocabulary, vocabulary_of
 from deployments.grammar.compiler import InvalidGrammar, compile_grammar, read_vocabulary
@@ -159,6 +159,28 @@ def test_what_a_schema_can_not_keep_is_refused_for_a_strict_tool_only(
     assert strict is not None
     with pytest.raises(InvalidGrammar, match="uniqueItems"):
         compile_grammar(tokens, strict)
+
+
+def test_what_a_tool_asks_for_beside_its_properties_is_left_open(
+    encoder: PromptEncoder, card: ModelCard, vocabulary: Vocabulary
+) -> None:
+    tokens = read_vocabulary(card.tokenizer_json, card.vocab_size, encoder.end_ids)
+    parameters = {"properties": {"mail": {"type": "string", "pattern": "^(?!x).*$"}}, "required": ["q"]}
+    constraint = forced_calls(asked("required", Tool(name="t", parameters=parameters)), card, vocabulary)
+    assert constraint is not None
+    matcher = compile_grammar(tokens, constraint)
+    ids = tokens.tokenize_str('<tool_call>\n{"name": "t", "arguments": {"q": 1}}\n</tool_call>')
+    assert matcher.try_consume_tokens(ids) == len(ids)
+
+
+def test_a_form_begins_after_reasoning(vocabulary: Vocabulary) -> None:
+    constraint = Constraint(kind="regex", text="a")
+    assert after_reasoning(constraint, None, vocabulary) is constraint
+    eos = vocabulary.tokenizer.token_to_id("<|eos|>")
+    assert after_reasoning(constraint, "<|eos|>", vocabulary).starts_after == (eos,)
+    with pytest.raises(InvalidRequest, match="thinks first") as refusal:
+        after_reasoning(constraint, "</think>", vocabulary)
+    assert refusal.value.param == "response_format"
 
 
 @pytest.mark.parametrize("choice", ["none", "auto"])

@@ -24,6 +24,8 @@ from app.schema.tool_fields import OpenAITools
 from app.settings import LimitsSettings
 
 COMPLETION_MAX_TOKENS = 16
+MAX_PROMPTS = 4096
+"""More are refused before they are looked at, whatever the settings allow."""
 
 # Fields of OpenAI and of vLLM that would change the answer, with the values that ask for nothing. Others are ignored.
 _UNAVAILABLE: dict[str, tuple[object, ...]] = {
@@ -218,8 +220,8 @@ Text = Annotated[str, Field(min_length=1)]
 CompletionPrompt = Annotated[
     Annotated[Text, Tag("text")]
     | Annotated[TokenIds, Tag("ids")]
-    | Annotated[list[Text], Field(fail_fast=True), Tag("texts")]
-    | Annotated[list[TokenIds], Field(fail_fast=True), Tag("id_lists")],
+    | Annotated[list[Text], Field(max_length=MAX_PROMPTS, fail_fast=True), Tag("texts")]
+    | Annotated[list[TokenIds], Field(max_length=MAX_PROMPTS, fail_fast=True), Tag("id_lists")],
     Discriminator(_kind_of_prompt),
 ]
 

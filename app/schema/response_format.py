@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,8 +15,10 @@ MAX_SCHEMA_CHARACTERS = 128 * 1024
 MAX_SCHEMA_DEPTH = 100
 MAX_PATTERN_CHARACTERS = 4096
 MAX_GRAMMAR_CHARACTERS = 64 * 1024
+_OPTION = re.compile(r"x-guidance|\btemperature\s*=")
 
 Pattern = Annotated[str, Field(min_length=1, max_length=MAX_PATTERN_CHARACTERS)]
+
 Grammar = Annotated[str, Field(min_length=1, max_length=MAX_GRAMMAR_CHARACTERS)]
 
 
@@ -82,8 +85,8 @@ class GrammarFormat(BaseModel):
     grammar: Grammar
 
     def constraint(self) -> Constraint:
-        """What the answer must be."""
-        return Constraint(kind="lark", text=self.grammar)
+        """What the answer must be. Raises `InvalidRequest` as `grammar_constraint` does."""
+        return grammar_constraint(self.grammar)
 
 
 ResponseFormat = Annotated[
@@ -109,6 +112,13 @@ def schema_constraint(schema: dict[str, Any], param: str = "response_format") ->
             param=param,
         )
     return Constraint(kind="json_schema", text=text, param=param)
+
+
+def grammar_constraint(grammar: str, param: str = "response_format") -> Constraint:
+    """A text of `grammar`. Raises `InvalidRequest` for options that change how it is sampled, or how strictly it is kept."""
+    if found := _OPTION.search(grammar):
+        raise InvalidRequest(f"The grammar can't have the option {found[0].rstrip(' =')}.", param=param)
+    return Constraint(kind="lark", text=grammar, param=param)
 
 
 def _is_deeper(value: object, levels: int) -> bool:

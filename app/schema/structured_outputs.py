@@ -11,7 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from app.errors import InvalidRequest
 from app.schema.constraint import Constraint
 from app.schema.fields import field_error
-from app.schema.response_format import Grammar, Pattern, schema_constraint
+from app.schema.response_format import (
+    MAX_GRAMMAR_CHARACTERS,
+    Grammar,
+    Pattern,
+    grammar_constraint,
+    schema_constraint,
+)
 
 PARAM = "structured_outputs"
 MAX_CHOICES = 1024
@@ -65,8 +71,13 @@ class StructuredOutputs(BaseModel):
         if self.regex is not None:
             return Constraint(kind="regex", text=self.regex, param=PARAM)
         if self.choice is not None:
-            choices = " | ".join(json.dumps(choice) for choice in self.choice)
-            return Constraint(kind="lark", text=f"start: {choices}", param=PARAM)
+            text = "start: " + " | ".join(json.dumps(choice) for choice in self.choice)
+            if len(text) > MAX_GRAMMAR_CHARACTERS:
+                raise InvalidRequest(
+                    f"{PARAM}.choice must have at most {MAX_GRAMMAR_CHARACTERS} characters in all.",
+                    param=f"{PARAM}.choice",
+                )
+            return Constraint(kind="lark", text=text, param=PARAM)
         if self.grammar is not None:
-            return Constraint(kind="lark", text=self.grammar, param=PARAM)
+            return grammar_constraint(self.grammar, PARAM)
         return schema_constraint({"type": "object"}, PARAM)

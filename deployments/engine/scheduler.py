@@ -133,6 +133,7 @@ class Scheduler:
                 sequence.pause_asked = False
                 self.pause(sequence)
         self._readmit()
+        self._admit_trial()
         preemptions = self.preemptions
         chunks, budget = self._schedule_running(self.chunk_tokens)
         if self.preemptions == preemptions:
@@ -151,6 +152,15 @@ class Scheduler:
             if not self._give_place(sequence):
                 return
             self._run(sequence)
+
+    def _admit_trial(self) -> None:
+        """Lets one on trial run, if none of its choices has yet and there is memory for it."""
+        first = self.waiting[0] if self.waiting else None
+        if first is None or not first.on_trial:
+            return
+        is_new = all(other.state is State.WAITING and not other.computed for other in first.siblings)
+        if is_new and self._place(first) and self._give_place(first):
+            self._run(first)
 
     def _schedule_running(self, budget: int) -> tuple[list[Chunk], int]:
         """The next token of each sequence that is through its tokens, and of the others up to `budget` tokens: the oldest gets up
@@ -203,8 +213,6 @@ class Scheduler:
     def _admit(self, chunks: list[Chunk], budget: int) -> int:
         """Lets waiting sequences run, the oldest first, while there are places, memory and budget. Returns what is left of it."""
         passed: list[Sequence] = []
-        if self.waiting and self.waiting[0].on_trial:
-            self._give_place(self.waiting[0])
         for sequence in list(self.waiting):
             if budget <= 0 or len(self.running) >= self._max_running:
                 break

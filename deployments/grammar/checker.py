@@ -25,6 +25,7 @@ WAIT_S = 30.0
 """The process bounds its own CPU time. This is for one that hangs, or gets no CPU."""
 _TOO_LONG = "It takes too long to compile."
 _TOO_COMPLEX = "It is too complex."
+_HANGS = "It took too long to compile."
 
 
 class GrammarChecker:
@@ -46,7 +47,8 @@ class GrammarChecker:
             complaint = self._complaints.pop(key, None)
             if complaint is None:
                 complaint = self._ask(constraint)
-            self._complaints[key] = complaint
+            if complaint != _HANGS:  # perhaps the machine does
+                self._complaints[key] = complaint
             if len(self._complaints) > MAX_REMEMBERED:
                 self._complaints.popitem(last=False)
         if complaint:
@@ -61,23 +63,29 @@ class GrammarChecker:
             self._end()
 
     def _ask(self, constraint: Constraint) -> str:
-        child = self._child or self._start()
+        is_fresh = self._child is None
+        answer = self._exchange(self._child or self._start(), msgspec.json.encode(constraint))
+        if answer:
+            return msgspec.json.decode(answer, type=str)
+        code = self._end()
+        if not is_fresh:
+            return self._ask(constraint)  # the process may have ended before, for a reason of its own
+        logger.warning("a constraint ended the process that compiles it, with the exit code %d", code)
+        return {-signal.SIGPROF: _TOO_LONG, -signal.SIGKILL: _HANGS}.get(code, _TOO_COMPLEX)
+
+    def _exchange(self, child: subprocess.Popen[bytes], line: bytes) -> bytes:
+        """The line with which the process answers one; none if it ends, as it does when it hangs."""
         assert child.stdin is not None and child.stdout is not None
         watchdog = threading.Timer(WAIT_S, child.kill)
         watchdog.start()
         try:
-            child.stdin.write(msgspec.json.encode(constraint) + b"\n")
+            child.stdin.write(line + b"\n")
             child.stdin.flush()
-            answer = child.stdout.readline()
+            return child.stdout.readline()
         except BrokenPipeError:
-            answer = b""
+            return b""
         finally:
             watchdog.cancel()
-        if answer:
-            return msgspec.json.decode(answer, type=str)
-        code = self._end()
-        logger.warning("a constraint ended the process that compiles it, with the exit code %d", code)
-        return _TOO_LONG if code in (-signal.SIGPROF, -signal.SIGKILL) else _TOO_COMPLEX
 
     def _start(self) -> subprocess.Popen[bytes]:
         child = self._child = subprocess.Popen(
@@ -88,10 +96,7 @@ class GrammarChecker:
             # Where this code is, whatever the paths of this process are.
             cwd=Path(__file__).parents[2],
         )
-        assert child.stdin is not None and child.stdout is not None
-        child.stdin.write(self._vocabulary + b"\n")
-        child.stdin.flush()
-        if not child.stdout.readline():
+        if not self._exchange(child, self._vocabulary):
             raise RuntimeError(f"the process that compiles constraints ended with {self._end()}")
         return child
 

@@ -16,7 +16,7 @@ import msgspec
 from app.schema.constraint import Constraint
 from deployments.grammar.compiler import InvalidGrammar, compile_grammar, read_vocabulary
 
-COMPILE_CPU_S = 2.0
+COMPILE_CPU_S = 1.0
 MEMORY_BYTES = 1 << 30
 """What it may take besides the vocabulary."""
 STACK_BYTES = 1 << 20

@@ -21,6 +21,8 @@ LIMITS = LLParserLimits(
     # About 5 ms and 1 ms of work for a token, at most.
     step_lexer_fuel=70_000,
     step_max_items=20_000,
+    # A property that may be left out takes four.
+    max_items_in_row=20_000,
     max_lexer_states=50_000,
     max_grammar_size=100_000,
     verbose_errors=False,
@@ -34,6 +36,8 @@ JSON_OPTIONS: JsonCompileOptions = {
     "lenient": False,
 }
 MAX_ERROR_CHARACTERS = 300
+TRIED_TOKENS = 4
+"""Some limits are those of a place in the text, such as the one after the brace of an object."""
 
 
 class InvalidGrammar(Exception):
@@ -70,13 +74,19 @@ def compile_grammar(vocabulary: LLTokenizer, constraint: Constraint) -> LLMatche
     except ValueError as error:
         raise InvalidGrammar(_sentence(str(error))) from error
     matcher = LLMatcher(vocabulary, grammar, log_level=0, limits=LIMITS)
-    if matcher.is_error():
-        raise InvalidGrammar(_sentence(matcher.get_error()))
-    first = matcher.deep_copy()
-    first.compute_bitmask()
-    if first.is_error():
-        complaint = first.get_error()
-        raise InvalidGrammar("No text fits it." if "NoExtension" in complaint else _sentence(complaint))
+    # The first mask costs most. Its work is in the matcher then, and so in all its copies.
+    mask = b"" if matcher.is_error() else matcher.compute_bitmask()
+    tried = matcher.deep_copy()
+    for _ in range(TRIED_TOKENS):
+        if tried.is_error():
+            complaint = tried.get_error()
+            raise InvalidGrammar("No text fits it." if "NoExtension" in complaint else _sentence(complaint))
+        allowed = int.from_bytes(mask, "little")
+        token = (allowed & -allowed).bit_length() - 1
+        if tried.is_stopped() or token == vocabulary.eos_token:
+            break
+        tried.consume_token(token)
+        mask = tried.compute_bitmask()
     return matcher
 
 

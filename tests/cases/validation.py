@@ -440,6 +440,27 @@ CHAT: list[Refused] = [
         "Only one of",
     ),
     Refused(
+        "options_of_a_grammar",
+        {"messages": MESSAGES, "structured_outputs": {"grammar": 'start[temperature=0]: "a"'}},
+        "structured_outputs",
+        "the option temperature",
+    ),
+    Refused(
+        "guidance_of_a_grammar",
+        {
+            "messages": MESSAGES,
+            "response_format": {"type": "grammar", "grammar": 'start: %json {"x-guidance": {}}'},
+        },
+        "response_format",
+        "the option x-guidance",
+    ),
+    Refused(
+        "long_choices",
+        {"messages": MESSAGES, "structured_outputs": {"choice": ["a" * 1000] * 100}},
+        "structured_outputs.choice",
+        "in all",
+    ),
+    Refused(
         "structured_outputs_unknown",
         {"messages": MESSAGES, "structured_outputs": {"regex": "a", "whitespace_pattern": " "}},
         "structured_outputs.whitespace_pattern",

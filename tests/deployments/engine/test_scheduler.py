@@ -3,6 +3,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -322,6 +323,34 @@ def test_one_on_trial_is_computed_at_once_in_the_place_of_the_youngest() -> None
     scheduler.remove(first)
     run(scheduler.schedule())
     assert scheduler.running == [tried, second]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_nobody_has_two_chunks_in_the_step_of_a_long_trial(n: int) -> None:
+    scheduler, _ = make_scheduler(max_running_sequences=2)
+    add(scheduler, 5, 5)
+    run(scheduler.schedule())
+    tried = [make_sequence(300, 3 + choice, n, choice, on_trial=True) for choice in range(n)]
+    for sequence in tried:
+        sequence.siblings = tried
+        scheduler.add(sequence)
+    for _ in range(12):
+        chunks = scheduler.schedule()
+        assert len({id(chunk.sequence) for chunk in chunks}) == len(chunks)
+        run(chunks)
+    assert tried[0].position > 0
+
+
+def test_one_on_trial_that_finds_no_memory_takes_no_place() -> None:
+    scheduler, _ = make_scheduler(max_running_sequences=2, kv_cache_tokens=512)
+    first, second = add(scheduler, 180, 180)
+    for _ in range(8):
+        run(scheduler.schedule())
+    scheduler.add(make_sequence(300, 3, on_trial=True))
+    for _ in range(3):
+        chunks = scheduler.schedule()
+        assert [(chunk.sequence, chunk.count) for chunk in chunks] == [(first, 1), (second, 1)]
+        run(chunks)
 
 
 def test_choices_on_trial_do_not_take_the_places_of_each_other() -> None:

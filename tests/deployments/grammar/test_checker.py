@@ -12,6 +12,7 @@ import pytest
 from app.errors import InvalidRequest
 from app.schema.constraint import Constraint, ConstraintKind
 from deployments.grammar.checker import GrammarChecker
+from deployments.grammar.compiler import compile_grammar, read_vocabulary
 from deployments.model import MODEL_DIR
 
 
@@ -106,6 +107,27 @@ def test_what_takes_too_long_ends_its_process_and_is_remembered(
             assert refusal.value.param == "structured_outputs"
     assert len(caplog.records) == 1
     checker.check(TAKEN["anything"])
+
+
+def test_a_process_that_ended_by_itself_is_no_fault_of_the_next_constraint(checker: GrammarChecker) -> None:
+    checker.check(Constraint(kind="regex", text="not asked before"))
+    child = checker._child
+    assert child is not None
+    child.kill()
+    child.wait()
+    checker.check(Constraint(kind="regex", text="nor this"))
+
+
+def test_what_passes_goes_on_after_its_first_token(checker: GrammarChecker) -> None:
+    tokenizer_json = (MODEL_DIR / "tokenizer.json").read_text("utf-8")
+    vocabulary = read_vocabulary(tokenizer_json, 2816, [2])
+    constraint = Constraint(kind="json_schema", text=json.dumps(properties(700)))
+    checker.check(constraint)
+    matcher = compile_grammar(vocabulary, constraint)
+    ids = vocabulary.tokenize_str('{"')
+    assert matcher.try_consume_tokens(ids) == len(ids)
+    matcher.compute_bitmask()
+    assert not matcher.is_error()
 
 
 def test_a_closed_checker_leaves_no_process() -> None:

@@ -20,6 +20,7 @@ from app.proto.generation_pb2_grpc import GenerationStub
 from streaming_inference import Client, NotFound
 from tests.campaign.plan import Call, Edit
 from tests.campaign.record import TERMINAL, Frame, Record
+from tests.cases.grpc_requests import grpc_request
 
 PATIENCE_S = 240.0
 PAUSE_S = 0.2
@@ -153,7 +154,7 @@ class Clients:
         async with grpc.aio.insecure_channel(self._grpc_address) as channel:
             stub: Any = GenerationStub(channel)
             if record.stream is None:
-                messages = stub.Generate(pb.GenerateRequest(**fields), metadata=[("idempotency-key", key)])
+                messages = stub.Generate(grpc_request(fields), metadata=[("idempotency-key", key)])
             else:
                 messages = stub.Resume(pb.ResumeRequest(stream=record.stream, after=record.cursor))
             try:

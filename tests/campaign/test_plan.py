@@ -3,7 +3,9 @@ from __future__ import annotations
 from itertools import islice
 
 from app.schema.native import StreamBody
+from app.wire.grpc import to_body
 from tests.campaign.plan import KINDS, PROTOCOLS, ROUND, Plan, is_plain, kinds_of
+from tests.cases.grpc_requests import grpc_request
 
 
 def test_a_seed_gives_the_same_plan_and_another_one_another() -> None:
@@ -45,3 +47,8 @@ def test_no_kind_of_request_is_rare() -> None:
     for kind in KINDS:
         assert sum(kind in kinds_of(fields) for fields in requests) >= 8
     assert sum(map(is_plain, requests)) >= 6
+
+
+def test_every_protocol_can_say_the_requests() -> None:
+    for fields in Plan(1, model="m").requests:
+        assert StreamBody.model_validate(to_body(grpc_request(fields))) == StreamBody.model_validate(fields)
